@@ -1,0 +1,260 @@
+//! The checked configuration: after [`Config`] nobody checks again.
+//!
+//! Two shapes: the file as people write it (read by `file`, every problem
+//! collected with its line and key) and this one, which cannot be wrong.
+//! Secrets are kept as paths and read when they are used, so that rotating one
+//! needs no restart.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::ClockTrust;
+use crate::gauge::Family;
+
+/// Everything `sonde run` needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The files it came from, in the order they were read; empty: built-in defaults.
+    pub files: Vec<PathBuf>,
+    /// `[device]`
+    pub device: Device,
+    /// `[paths]`
+    pub paths: Paths,
+    /// `[clock]`
+    pub clock: ClockTrust,
+    /// `[gauges]`
+    pub gauges: Gauges,
+    /// `[batch]`
+    pub batch: Batching,
+    /// `[spool]`
+    pub spool: SpoolLimits,
+    /// `[uplink.otlp]`
+    pub otlp: Option<OtlpUplink>,
+    /// `[uplink.mqtt]`
+    pub mqtt: Option<MqttUplink>,
+    /// `[route]`
+    pub routes: Routes,
+    /// `[trace]`
+    pub trace: Tracing,
+    /// `[log]`
+    pub log: Logging,
+    /// `[shutdown] timeout`: from SIGTERM to the last byte synced.
+    pub shutdown: Duration,
+}
+
+/// Who this device is, as far as the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// `device.id`; otherwise found by [`crate::identity`].
+    pub id: Option<String>,
+    /// `deployment.environment.name`
+    pub environment: Option<String>,
+    /// Further resource attributes (`[device.attributes]`, `OTEL_RESOURCE_ATTRIBUTES`).
+    pub attributes: BTreeMap<String, String>,
+    /// `service.name`; default `sonde`.
+    pub service_name: String,
+}
+
+/// Folders and sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// What must survive a reboot; the spool is `state/spool`.
+    pub state: PathBuf,
+    /// What need not: sockets.
+    pub runtime: PathBuf,
+    /// `status.sock`, read only.
+    pub status_socket: PathBuf,
+    /// Where `/proc`, `/sys` and `/etc` are looked for; `/` but in tests.
+    pub root: PathBuf,
+}
+
+/// What is sampled and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gauges {
+    /// The families that are on, with their own intervals.
+    pub families: BTreeMap<Family, Duration>,
+}
+
+/// How readings become batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// A batch is sealed when its first reading is this old.
+    pub length: Duration,
+}
+
+/// When a batch must be on flash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Only when a required uplink is down or the loss window is about to pass.
+    Window,
+    /// Before anything is sent.
+    Always,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// Bytes that the spool's files may occupy.
+    pub quota: u64,
+    /// Bytes that stay free on its file system.
+    pub reserve: u64,
+    /// Bytes of batches kept in memory.
+    pub memory: u64,
+    /// The most that a power cut may cost, counted from a batch's first reading.
+    pub loss_window: Duration,
+    /// When a batch must be on flash.
+    pub durability: Durability,
+}
+
+/// A way out. Each has a durable cursor of its own under this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UplinkName {
+    /// OTLP over HTTP.
+    Otlp,
+    /// MQTT 5.
+    Mqtt,
+}
+
+impl UplinkName {
+    /// As in the file, the status and the spool's cursors.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UplinkName::Otlp => "otlp",
+            UplinkName::Mqtt => "mqtt",
+        }
+    }
+}
+
+/// Which uplinks each signal goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// Gauges.
+    pub metrics: Vec<UplinkName>,
+    /// Spans.
+    pub traces: Vec<UplinkName>,
+    /// Log records.
+    pub logs: Vec<UplinkName>,
+}
+
+/// What TLS trusts and shows. Files are read at each connection attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM roots; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM client certificate chain; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM client key; with `cert_file`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// What the two uplinks have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Holds frames back until it has acknowledged them.
+    pub required: bool,
+    /// The longest a request or a connection attempt may take.
+    pub timeout: Duration,
+    /// First and longest wait between attempts; the wait is a random part of it.
+    pub backoff: (Duration, Duration),
+    /// Bytes a second that the backlog may take; `None`: as fast as it goes.
+    pub backlog_rate: Option<u64>,
+    /// The first send after a reconnect waits a random part of this, so that a fleet does not stampede.
+    pub first_send_jitter: Duration,
+}
+
+/// `[uplink.otlp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpUplink {
+    /// Shared settings.
+    pub delivery: Delivery,
+    /// `http` or `https`.
+    pub tls: Option<Tls>,
+    /// Host name or address (IPv6 without brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path per signal, each with a leading `/`.
+    pub paths: OtlpPaths,
+    /// Fixed headers that are not secret.
+    pub headers: Vec<(String, String)>,
+    /// `Name: value` lines; read at each connection and again after a 401 or 403.
+    pub headers_file: Option<PathBuf>,
+    /// Keep a body gzipped on the wire (else it is unpacked before it is sent).
+    pub gzip: bool,
+}
+
+/// Request targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpPaths {
+    /// Default `/v1/metrics`.
+    pub metrics: String,
+    /// Default `/v1/traces`.
+    pub traces: String,
+    /// Default `/v1/logs`.
+    pub logs: String,
+}
+
+/// `[uplink.mqtt]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MqttUplink {
+    /// Shared settings.
+    pub delivery: Delivery,
+    /// `mqtt` or `mqtts`.
+    pub tls: Option<Tls>,
+    /// Host name or address (IPv6 without brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Client identifier; `None`: `sonde-{device.id}`.
+    pub client_id: Option<String>,
+    /// User name.
+    pub username: Option<String>,
+    /// File that holds the password; read at each connection.
+    pub password_file: Option<PathBuf>,
+    /// Keep-alive; at least 5 s.
+    pub keep_alive: Duration,
+    /// Topic prefix; `{device.id}` has not been put in yet.
+    pub topic_prefix: String,
+    /// How long the broker may keep an undelivered telemetry message.
+    pub message_expiry: Option<Duration>,
+    /// Unacknowledged publishes at a time.
+    pub window: u16,
+}
+
+/// `[trace]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// For spans that are not routine.
+    pub sampler: Sampler,
+    /// Part of healthy ticks, flushes and batches whose spans are sent, 0 to 1.
+    pub routine_ratio: f64,
+    /// A routine span that takes longer is kept whatever the ratio says.
+    pub slow: Duration,
+}
+
+/// The SDK's samplers, as in `OTEL_TRACES_SAMPLER`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampler {
+    /// `always_on`
+    AlwaysOn,
+    /// `always_off`
+    AlwaysOff,
+    /// `traceidratio`
+    Ratio(f64),
+    /// `parentbased_always_on`
+    ParentAlwaysOn,
+    /// `parentbased_always_off`
+    ParentAlwaysOff,
+    /// `parentbased_traceidratio`
+    ParentRatio(f64),
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// The least important level on stderr.
+    pub level: log::LevelFilter,
+    /// The least important level that is sent upstream.
+    pub send: log::LevelFilter,
+}

@@ -1,0 +1,3 @@
+//! `sonde`: arguments to one function per subcommand.
+
+fn main() {}

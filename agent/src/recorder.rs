@@ -1,0 +1,1 @@
+//! Readings of many ticks become one metrics batch.

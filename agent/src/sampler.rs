@@ -1,0 +1,1 @@
+//! Decides which gauges are due.

@@ -1,0 +1,149 @@
+//! One stored copy of everything that still has to reach somebody.
+//!
+//! A [`Spool`] is the handle that async tasks hold; one owner thread behind it
+//! does all file work. Batches wait in memory and go to flash only when a
+//! required uplink is down, the loss window is about to pass, memory runs
+//! short, or at shutdown. Each uplink has a durable cursor of its own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::config::{SpoolLimits, UplinkName};
+use crate::frame::{Batch, Frame, FrameId, Signal};
+use crate::status::SpoolStatus;
+
+/// What the spool is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The spool's folder; made if it is not there.
+    pub dir: PathBuf,
+    /// Bounds.
+    pub limits: SpoolLimits,
+    /// Who reads from it.
+    pub subscriptions: Vec<Subscription>,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
+    /// Time.
+    pub clock: Clock,
+}
+
+/// One uplink's interest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The cursor's name.
+    pub uplink: UplinkName,
+    /// Frames are held back until it has acknowledged them.
+    pub required: bool,
+    /// The signals routed to it.
+    pub signals: Vec<Signal>,
+}
+
+/// Which end of the queue the next frame is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Stored since the link came up (and the newest one from before), oldest first.
+    Live,
+    /// Everything older: `critical` first, then oldest first.
+    Backlog,
+}
+
+/// What waits for one uplink, frames in flight not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Frames in [`Lane::Live`].
+    pub live: u64,
+    /// Frames in [`Lane::Backlog`].
+    pub backlog: u64,
+    /// Items in both.
+    pub items: u64,
+    /// Bytes of bodies in both.
+    pub bytes: u64,
+}
+
+/// What became of a frame that [`Spool::next`] gave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The other side has it.
+    Delivered,
+    /// The other side will never take it: counted as lost, a sample kept.
+    Condemned(String),
+    /// Not sent after all, or not acknowledged: give it out again.
+    Returned,
+}
+
+/// Why the spool did not take a batch. The loss has been counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The body is longer than [`crate::frame::MAX_BODY`].
+    TooLarge,
+    /// No room, and nothing of lesser worth to evict.
+    Full,
+    /// The owner thread has stopped.
+    Stopped,
+}
+
+/// Why the spool could not be opened. Nothing *in* the folder is a reason.
+#[derive(Debug)]
+pub enum StartError {
+    /// Another agent holds the folder's lock.
+    Locked(PathBuf),
+    /// The owner thread could not be started.
+    Thread(std::io::Error),
+}
+
+/// The handle. Cheap to clone; every method is bounded.
+#[derive(Clone, Debug)]
+pub struct Spool {}
+
+impl Spool {
+    /// Recovers what is in the folder and starts the owner thread. If the
+    /// folder cannot be made or written, runs in memory and says so in the status.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        todo!("{options:?}")
+    }
+
+    /// Hands over a batch; waits while the owner's queue is full. `Ok` means
+    /// accepted under the loss-window rules, not that it is on flash.
+    pub async fn store(&self, batch: Batch) -> Result<FrameId, Refused> {
+        todo!("{batch:?}")
+    }
+
+    /// The next frame of a lane that is not in flight; `None`: nothing now.
+    pub async fn next(&self, uplink: UplinkName, lane: Lane) -> Option<Frame> {
+        todo!("{uplink:?} {lane:?}")
+    }
+
+    /// Says what became of a frame.
+    pub fn settle(&self, uplink: UplinkName, id: FrameId, outcome: Outcome) {
+        todo!("{uplink:?} {id:?} {outcome:?}")
+    }
+
+    /// Says that an uplink came up or went down. Going down returns what was in flight.
+    pub fn link(&self, uplink: UplinkName, up: bool) {
+        todo!("{uplink:?} {up}")
+    }
+
+    /// What waits for an uplink; changes wake the receiver.
+    pub fn pending(&self, uplink: UplinkName) -> watch::Receiver<Pending> {
+        todo!("{uplink:?}")
+    }
+
+    /// The latest figures.
+    pub fn status(&self) -> watch::Receiver<SpoolStatus> {
+        todo!()
+    }
+
+    /// New bounds and subscriptions after a reload; the folder stays.
+    pub async fn reconfigure(&self, limits: SpoolLimits, subscriptions: Vec<Subscription>) {
+        todo!("{limits:?} {subscriptions:?}")
+    }
+
+    /// Writes and syncs everything that is not acknowledged, ends the thread.
+    /// `false`: it did not finish within `deadline`.
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        todo!("{deadline:?}")
+    }
+}

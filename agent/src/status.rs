@@ -1,0 +1,233 @@
+//! What `sonde status --json` prints: schema 1. Adding a field is free,
+//! changing one is a new schema number.
+//!
+//! Each owner publishes its own part through a `tokio::sync::watch` channel;
+//! the door only puts the parts together.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The schema's number.
+pub const SCHEMA: u32 = 1;
+
+/// All of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Who.
+    pub device: DeviceStatus,
+    /// The program.
+    pub agent: AgentStatus,
+    /// Time.
+    pub clock: ClockStatus,
+    /// Last readings.
+    pub gauges: Vec<GaugeStatus>,
+    /// What is stored.
+    pub spool: SpoolStatus,
+    /// Ways out.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Configured work; empty until jobs exist.
+    pub jobs: Vec<serde_json::Value>,
+    /// What was loaded.
+    pub config: ConfigStatus,
+    /// What an operator should know first, worst first; empty: fine.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `error` (data is or will be lost, or nothing gets out) or `warning`.
+    pub severity: String,
+    /// What part: `uplink otlp`, `spool`, `config`, `clock`, `gauges`.
+    pub part: String,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// `device`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// `device.id`
+    pub id: String,
+    /// Where the id came from: `config`, `device-tree`, `machine-id`, `hostname`.
+    pub id_source: String,
+    /// All resource attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// `agent`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// Resident bytes; absent where it can't be read.
+    pub rss_bytes: Option<u64>,
+    /// CPU time used, in milliseconds.
+    pub cpu_ms: Option<u64>,
+    /// Ticks sampled since the start.
+    pub ticks: u64,
+    /// Data points sampled since the start.
+    pub points: u64,
+    /// Ticks that were due while an earlier one was still being read.
+    pub overruns: u64,
+    /// Own log records and spans that were dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// `clock`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// Wall clock now, nanoseconds since 1970.
+    pub unix_ns: u64,
+    /// Since boot.
+    pub boot_ns: u64,
+    /// Whether it is believed.
+    pub synchronised: bool,
+    /// By what rule: `timesync`, `file …`, `always`.
+    pub trust: String,
+}
+
+/// One series.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GaugeStatus {
+    /// Name.
+    pub name: String,
+    /// Unit.
+    pub unit: String,
+    /// Attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Last value.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub value: Option<f64>,
+    /// Or why there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub missing: Option<String>,
+    /// Seconds since it was read.
+    pub age_s: f64,
+}
+
+/// `spool`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SpoolStatus {
+    /// Where; absent when it runs in memory only.
+    pub path: Option<String>,
+    /// What is wrong with it, if it had to leave flash alone.
+    pub alarm: Option<String>,
+    /// Bytes its files occupy.
+    pub bytes: u64,
+    /// The quota in effect.
+    pub limit_bytes: u64,
+    /// Bytes waiting in memory.
+    pub memory_bytes: u64,
+    /// Frames not yet acknowledged by every uplink that needs them.
+    pub frames: u64,
+    /// Age of the oldest of them in seconds.
+    pub oldest_age_s: Option<f64>,
+    /// The loss window in effect, in seconds.
+    pub loss_window_s: f64,
+    /// Per class.
+    pub classes: BTreeMap<String, ClassStatus>,
+    /// What was lost since the state folder was made, by class and reason.
+    pub lost: Vec<LostStatus>,
+    /// Bytes written to files since the start.
+    pub written_bytes: u64,
+    /// fdatasync calls since the start.
+    pub syncs: u64,
+    /// What recovery found at the start.
+    pub recovered_frames: u64,
+    /// Damaged stretches that recovery or reading stepped over.
+    pub damaged: u64,
+}
+
+/// One class of the spool.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ClassStatus {
+    /// Frames waiting.
+    pub frames: u64,
+    /// Items in them.
+    pub items: u64,
+    /// Bytes of bodies.
+    pub bytes: u64,
+}
+
+/// One kind of loss.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LostStatus {
+    /// Class.
+    pub class: String,
+    /// Reason: `quota`, `condemned`, `damaged`, `memory`, …
+    pub reason: String,
+    /// Frames.
+    pub frames: u64,
+    /// Items.
+    pub items: u64,
+    /// Wall time of the first lost reading.
+    pub first_unix_ns: u64,
+    /// Wall time of the last.
+    pub last_unix_ns: u64,
+}
+
+/// One way out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// `otlp` or `mqtt`.
+    pub name: String,
+    /// Where to.
+    pub endpoint: String,
+    /// `up`, `connecting`, `waiting` (backing off), `open` (circuit open), `idle`.
+    pub state: String,
+    /// Seconds in this state.
+    pub since_s: f64,
+    /// Whether frames are held back for it.
+    pub required: bool,
+    /// Seconds since the last acknowledgement.
+    pub last_ack_s: Option<f64>,
+    /// Frames acknowledged.
+    pub acked_frames: u64,
+    /// Items acknowledged.
+    pub acked_items: u64,
+    /// Items the server took the frame of but rejected (OTLP partial success).
+    pub rejected_items: u64,
+    /// Frames condemned.
+    pub condemned_frames: u64,
+    /// Sends tried again.
+    pub retries: u64,
+    /// Frames waiting for it.
+    pub pending_frames: u64,
+    /// Items waiting for it.
+    pub pending_items: u64,
+    /// Bytes waiting for it.
+    pub pending_bytes: u64,
+    /// Seconds until the backlog is gone at the present rate.
+    pub drain_eta_s: Option<f64>,
+    /// Bytes sent on the wire, TLS and headers included.
+    pub wire_sent_bytes: u64,
+    /// Bytes received.
+    pub wire_received_bytes: u64,
+    /// Connections made.
+    pub connections: u64,
+    /// Seconds until the next attempt, while waiting.
+    pub next_attempt_s: Option<f64>,
+    /// What went wrong last, in words.
+    pub last_error: Option<String>,
+    /// How long ago.
+    pub last_error_s: Option<f64>,
+}
+
+/// `config`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Files read.
+    pub files: Vec<String>,
+    /// Wall time of the last load that was accepted.
+    pub loaded_unix_ns: u64,
+    /// Why the last reload was refused.
+    pub reload_error: Option<String>,
+}

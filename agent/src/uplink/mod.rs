@@ -1,0 +1,51 @@
+//! Ways out: each takes frames from the spool, sends them, and says what became
+//! of them. What to do when is decided in `delivery` (pure); `otlp_http` and
+//! `mqtt` only perform it.
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::spool::Spool;
+use crate::status::UplinkStatus;
+use crate::trace::Tracer;
+
+pub mod delivery;
+pub mod dial;
+pub mod mqtt;
+pub mod otlp_http;
+pub mod tls;
+
+/// What every uplink is given.
+#[derive(Clone)]
+pub struct World {
+    /// Where frames come from.
+    pub spool: Spool,
+    /// Time.
+    pub clock: Clock,
+    /// For spans of connection attempts (never of uploads).
+    pub tracer: Tracer,
+    /// `device.id`
+    pub device_id: String,
+    /// How to end.
+    pub stop: Stop,
+}
+
+/// How a task is asked to end, in two steps.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Send what is waiting if the link is up, then end; if it is down, end.
+    pub finish: CancellationToken,
+    /// End now; return what is in flight.
+    pub now: CancellationToken,
+}
+
+/// A running uplink.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Its figures.
+    pub status: watch::Receiver<UplinkStatus>,
+    /// Ends after [`Stop`]; any other end is a bug and is reported.
+    pub task: JoinHandle<()>,
+}

@@ -1,0 +1,1 @@
+//! What TLS trusts and shows, as a rustls client configuration.
