@@ -1,25 +1,276 @@
 //! Wiring and shutdown order, nothing else.
 //!
 //! What lives for the whole run: the spool (its folder is locked) and the door.
-//! What a reload replaces as one: a [`Generation`] of telemetry, uplinks and
+//! What a reload replaces as one is a [`Generation`]: telemetry, uplinks,
 //! gauges. A new generation starts only after the old one has put everything
 //! into the spool, so a reload loses nothing.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span, SpanKind, Status as SpanStatus, Tracer as _};
-use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
-use tokio::sync::watch;
+use opentelemetry::trace::{Span as _, SpanKind, Status as SpanStatus, Tracer as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{self, Config, UplinkName};
-use crate::frame::Signal;
+use crate::config::{self, Config, Env, Loaded};
+use crate::door;
 use crate::identity::Identity;
-use crate::spool::{self, Spool, StartError, Subscription};
-use crate::status::UplinkStatus;
-use crate::trace::{self, Telemetry};
-use crate::uplink::{self, Stop, Uplink};
+use crate::journal;
+use crate::notify::Notifier;
+use crate::spool::{Options as SpoolOptions, Spool, StartError};
+use crate::trace;
+
+mod board;
+mod generation;
+
+use board::Board;
+use generation::Generation;
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--config`
+    pub config: Option<PathBuf>,
+}
+
+/// Why the daemon could not start, in words, by exit code.
+enum Failure {
+    /// The configuration: 2.
+    Config(String),
+    /// Anything else: 1.
+    Start(String),
+}
+
+/// Threads for blocking calls: one name look-up, one for the signal driver's rare needs.
+const BLOCKING_THREADS: usize = 2;
+
+/// Runs until SIGTERM or SIGINT. Exit code 0: an orderly end; 1: something
+/// failed; 2: the configuration was refused.
+pub fn run(options: Options) -> ExitCode {
+    journal::install_panic_hook();
+    match start(options) {
+        Ok(code) => code,
+        Err(Failure::Config(problems)) => {
+            eprintln!("{problems}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Start(message)) => {
+            eprintln!("sonde: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<ExitCode, Failure> {
+    let env = Env::process();
+    let loaded = config::load(options.config.as_deref(), &env)
+        .map_err(|problems| Failure::Config(problems.to_string()))?;
+    journal::install(&loaded.config.log);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(|error| Failure::Start(format!("could not start the runtime: {error}")))?
+        .block_on(Daemon::run(options, env, loaded))
+}
+
+/// The whole run, on the runtime.
+struct Daemon {
+    options: Options,
+    env: Env,
+    config: Config,
+    identity: Identity,
+    clock: Clock,
+    spool: Spool,
+    board: Arc<Board>,
+    notifier: Notifier,
+}
+
+impl Daemon {
+    async fn run(options: Options, env: Env, loaded: Loaded) -> Result<ExitCode, Failure> {
+        for warning in &loaded.warnings {
+            log::warn!("{warning}");
+        }
+        let config = loaded.config;
+        let cannot = |what: &str, error: std::io::Error| {
+            Failure::Start(format!("could not listen for {what}: {error}"))
+        };
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|error| cannot("SIGTERM", error))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|error| cannot("SIGINT", error))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot("SIGHUP", error))?;
+
+        let identity = Identity::find(&config);
+        let clock = Clock::new(config.clock.clone());
+        let spool = open_spool(&config, &identity, &clock)?;
+        let door = door::bind(&config.paths.status_socket)
+            .await
+            .map_err(|error| Failure::Start(error.to_string()))?;
+
+        let board = Arc::new(Board::new(&config, &identity, clock.clone(), spool.status()));
+        let door_stop = CancellationToken::new();
+        let door = door::spawn(door, board.clone(), door_stop.clone());
+        let mut daemon = Self {
+            options,
+            env,
+            config,
+            identity,
+            clock,
+            spool,
+            board,
+            notifier: Notifier::from_env(),
+        };
+        let mut generation = daemon.begin();
+        daemon.notifier.ready();
+        log::info!(
+            "sonde {} runs as {} (pid {}); status on {}",
+            env!("CARGO_PKG_VERSION"),
+            daemon.identity.device_id,
+            std::process::id(),
+            daemon.config.paths.status_socket.display(),
+        );
+
+        let code = loop {
+            tokio::select! {
+                _ = terminate.recv() => break ExitCode::SUCCESS,
+                _ = interrupt.recv() => break ExitCode::SUCCESS,
+                _ = hangup.recv() => generation = daemon.reload(generation).await,
+                part = generation.lost_a_part() => {
+                    log::error!("{part} ended by itself, which is a bug; stopping so that the service manager starts a whole agent again");
+                    break ExitCode::FAILURE;
+                }
+            }
+        };
+        let drained = daemon.end(generation).await;
+        door_stop.cancel();
+        join("door", door, DOOR_CLOSES).await;
+        Ok(if drained { code } else { ExitCode::FAILURE })
+    }
+
+    fn begin(&self) -> Generation {
+        let generation = Generation::start(
+            &self.config,
+            &self.identity,
+            self.clock.clone(),
+            self.spool.clone(),
+        );
+        self.board.show(&generation);
+        generation
+    }
+
+    /// Loads the configuration again. What it got wrong is said in the status,
+    /// and the old one stays.
+    async fn reload(&mut self, old: Generation) -> Generation {
+        self.notifier.reloading();
+        let tracer = old.tracer();
+        let mut span = trace::routine("reload", SpanKind::Internal).start(&tracer);
+        let generation = match config::load(self.options.config.as_deref(), &self.env) {
+            Err(problems) => {
+                let problems = problems.to_string();
+                log::error!("reload refused, the old configuration stays: {problems}");
+                span.set_status(SpanStatus::error("configuration refused"));
+                span.end();
+                self.board.reload_refused(problems);
+                old
+            }
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    log::warn!("{warning}");
+                }
+                let config = self.keep_what_needs_a_restart(loaded.config);
+                // It ends before the telemetry that carries it does.
+                span.end();
+                old.replace(HANDOVER).await;
+                journal::reconfigure(&config.log);
+                self.clock.retrust(config.clock.clone());
+                self.spool
+                    .reconfigure(config.spool.clone(), generation::subscriptions(&config))
+                    .await;
+                let identity = Identity::find(&config);
+                self.identity = Identity {
+                    boot_id: self.identity.boot_id,
+                    ..identity
+                };
+                self.config = config;
+                self.board.reloaded(&self.config, &self.identity);
+                log::info!("configuration loaded again");
+                self.begin()
+            }
+        };
+        self.notifier.ready();
+        generation
+    }
+
+    /// The spool's folder is locked and the socket bound for as long as the process lives.
+    fn keep_what_needs_a_restart(&self, mut new: Config) -> Config {
+        if new.paths != self.config.paths {
+            log::warn!("[paths] changed: that takes effect when sonde is started again");
+            new.paths = self.config.paths.clone();
+        }
+        new
+    }
+
+    /// With the flow: gauges, spans and logs, uplinks, spool. `false`: something
+    /// was still unwritten when the time was up.
+    async fn end(self, generation: Generation) -> bool {
+        self.notifier.stopping();
+        let budget = self.config.shutdown;
+        log::info!("stopping, within {} s", budget.as_secs());
+        generation.finish(budget / 2).await;
+        let synced = self.spool.stop(budget / 4).await;
+        if !synced {
+            log::error!(
+                "the spool in {} was not synced within {:?}; what was only in memory is lost",
+                self.config.paths.state.display(),
+                budget / 4
+            );
+        }
+        synced
+    }
+}
+
+/// For the old generation's last batch and flush at a reload.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// The door's own drain takes up to a second.
+const DOOR_CLOSES: Duration = Duration::from_secs(2);
+
+fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spool, Failure> {
+    let options = SpoolOptions {
+        dir: config.paths.state.join("spool"),
+        limits: config.spool.clone(),
+        subscriptions: generation::subscriptions(config),
+        boot_id: identity.boot_id,
+        clock: clock.clone(),
+    };
+    Spool::start(options).map_err(|error| {
+        Failure::Start(match error {
+            StartError::Locked(folder) => format!(
+                "another agent uses the spool in {}; stop it first, or give this one a folder of its own with [paths] state",
+                folder.display()
+            ),
+            StartError::Thread(error) => {
+                format!("could not start the spool's thread: {error}; is the process at its limit of threads?")
+            }
+        })
+    })
+}
+
+/// Waits for a task that was asked to end, and says so if it does not.
+async fn join(name: &str, mut task: JoinHandle<()>, deadline: Duration) {
+    match timeout(deadline, &mut task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::error!("{name} did not end well: {error}"),
+        Err(_) => {
+            log::warn!("{name} did not end within {deadline:?}; leaving it behind");
+            task.abort();
+        }
+    }
+}
