@@ -1,2 +1,3 @@
 //! One file a subcommand.
 
+pub mod status;
