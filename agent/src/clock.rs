@@ -56,6 +56,12 @@ impl Clock {
     }
 }
 
+/// `CLOCK_MONOTONIC` in microseconds: systemd orders a reload by it
+/// (`MONOTONIC_USEC` in sd_notify(3)), and nothing else may use it.
+pub fn monotonic_us() -> u64 {
+    nanos(ClockId::Monotonic) / 1000
+}
+
 /// A clock before 1970 counts as 1970: the wire has no negative times.
 fn nanos(id: ClockId) -> u64 {
     let time = clock_gettime(id);

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod gauge;
 pub mod identity;
 pub mod journal;
+pub mod notify;
 pub mod otlp;
 pub mod recorder;
 pub mod sampler;

@@ -4,9 +4,19 @@
 //! Each owner publishes its own part through a `tokio::sync::watch` channel;
 //! the door only puts the parts together.
 
+//!
+//! What the figures mean for an operator is judged in one place, [`problems`].
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+mod problems;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod words;
+
+pub use problems::problems;
 
 /// The schema's number.
 pub const SCHEMA: u32 = 1;
@@ -49,6 +59,7 @@ pub struct Problem {
 
 /// `device`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceStatus {
     /// `device.id`
     pub id: String,
@@ -60,6 +71,7 @@ pub struct DeviceStatus {
 
 /// `agent`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentStatus {
     /// Version.
     pub version: String,
@@ -83,6 +95,7 @@ pub struct AgentStatus {
 
 /// `clock`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClockStatus {
     /// Wall clock now, nanoseconds since 1970.
     pub unix_ns: u64,
@@ -101,6 +114,10 @@ pub struct GaugeStatus {
     pub name: String,
     /// Unit.
     pub unit: String,
+    /// How values relate over time: `gauge`, `counter` (cumulative, only
+    /// grows), `updowncounter` (cumulative, may fall). Empty counts as `gauge`.
+    #[serde(default)]
+    pub kind: String,
     /// Attributes.
     pub attributes: BTreeMap<String, String>,
     /// Last value.
@@ -115,6 +132,7 @@ pub struct GaugeStatus {
 
 /// `spool`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SpoolStatus {
     /// Where; absent when it runs in memory only.
     pub path: Option<String>,
@@ -148,6 +166,7 @@ pub struct SpoolStatus {
 
 /// One class of the spool.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClassStatus {
     /// Frames waiting.
     pub frames: u64,
@@ -176,6 +195,7 @@ pub struct LostStatus {
 
 /// One way out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UplinkStatus {
     /// `otlp` or `mqtt`.
     pub name: String,
@@ -223,6 +243,7 @@ pub struct UplinkStatus {
 
 /// `config`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConfigStatus {
     /// Files read.
     pub files: Vec<String>,

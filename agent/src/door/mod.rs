@@ -1,1 +1,274 @@
 //! The Unix socket through which local programs and the CLI reach the agent.
+//!
+//! HTTP/1.1, so that `curl --unix-socket` works as well as `sonde status`.
+//! This door only tells: `GET /status` (JSON, schema 1), `GET /metrics`
+//! (Prometheus text 0.0.4), `GET /` (this list). Requests with a body are refused.
+//!
+//! Nobody can hold the agent up through it: a permit is taken before a
+//! connection is accepted, a head must arrive in time and fit, a connection has
+//! a deadline as a whole, and so has the drain at shutdown. One connection
+//! carries one request unless [`Limits::keep_alive`] says otherwise.
+//!
+//! What is answered is a [`Routes`]; where it is heard a [`Door`]: a second
+//! socket with other routes is one more [`serve`].
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::status::{self, Status};
+
+pub mod metrics;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use socket::{Door, DoorError, bind};
+
+/// A future in a box, as object-safe traits need it.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An answer, whole in memory.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Who can say how things are. A closure `Fn() -> Status` is one.
+pub trait Snapshot: Send + Sync + 'static {
+    /// Puts the owners' latest figures together; [`Status::problems`] may stay
+    /// empty, the door judges.
+    fn snapshot(&self) -> Boxed<'_, Status>;
+}
+
+impl<F> Snapshot for F
+where
+    F: Fn() -> Status + Send + Sync + 'static,
+{
+    fn snapshot(&self) -> Boxed<'_, Status> {
+        Box::pin(std::future::ready(self()))
+    }
+}
+
+/// What a door answers.
+pub trait Routes: Send + Sync + 'static {
+    /// Answers one request; a body that is not read is discarded with the connection.
+    fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer>;
+}
+
+/// How much a door's clients may ask of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's queue.
+    pub connections: usize,
+    /// From accept (or the last answer) to the end of a request's head.
+    pub head: Duration,
+    /// Bytes of a head; at least 8192, hyper's own minimum.
+    pub head_bytes: usize,
+    /// A connection as a whole.
+    pub connection: Duration,
+    /// For connections that are open at shutdown.
+    pub drain: Duration,
+    /// More than one request a connection.
+    pub keep_alive: bool,
+}
+
+impl Default for Limits {
+    /// For people and scrapers on the same machine: a head takes them
+    /// microseconds, and eight of them at once is already many.
+    fn default() -> Self {
+        Self {
+            connections: 8,
+            head: Duration::from_secs(2),
+            head_bytes: 8192,
+            connection: Duration::from_secs(10),
+            drain: Duration::from_secs(1),
+            keep_alive: false,
+        }
+    }
+}
+
+/// The longest that putting a status together may take.
+const SNAPSHOT: Duration = Duration::from_secs(2);
+
+/// After a failed accept (out of descriptors) there is nothing to do but wait.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Opens the read-only door on a bound socket. The task ends after `stop`,
+/// within [`Limits::drain`], and takes the socket file with it.
+pub fn spawn(door: Door, source: Arc<dyn Snapshot>, stop: CancellationToken) -> JoinHandle<()> {
+    let routes = Arc::new(ReadOnly { source });
+    tokio::spawn(serve(door, routes, Limits::default(), stop))
+}
+
+/// Answers on `door` until `stop`, then drains.
+pub async fn serve<R: Routes>(door: Door, routes: Arc<R>, limits: Limits, stop: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            (permit, door.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok(stream) => {
+                let conversation = converse(stream, Arc::clone(&routes), limits, stop.clone());
+                connections.spawn(async move {
+                    conversation.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                log::warn!("{}: no connection accepted: {error}", door.path().display());
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+        while let Some(ended) = connections.try_join_next() {
+            report(ended);
+        }
+    }
+    // New clients are refused from here on; those inside may finish.
+    drop(door);
+    let drained = timeout(limits.drain, async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    });
+    if drained.await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        log::error!("a connection of the door ended in a bug: {error}");
+    }
+}
+
+async fn converse<R: Routes>(
+    stream: UnixStream,
+    routes: Arc<R>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request| {
+        let routes = Arc::clone(&routes);
+        async move { Ok::<_, Infallible>(routes.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes.max(8192))
+        .keep_alive(limits.keep_alive)
+        .serve_connection(TokioIo::new(stream), service);
+    let whole = async {
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    match timeout(limits.connection, whole).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!("a client of the door left or erred: {error}"),
+        Err(_) => log::debug!("a client of the door was too slow and was dropped"),
+    }
+}
+
+/// The routes of `status.sock`.
+struct ReadOnly {
+    source: Arc<dyn Snapshot>,
+}
+
+impl Routes for ReadOnly {
+    fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer> {
+        Box::pin(async move {
+            let known = matches!(request.uri().path(), "/" | "/status" | "/metrics");
+            if !known {
+                return refusal(StatusCode::NOT_FOUND, "no such path; try / for a list");
+            }
+            if request.method() != Method::GET {
+                let mut answer = refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "only GET: this door only tells",
+                );
+                let allow = header::HeaderValue::from_static("GET");
+                answer.headers_mut().insert(header::ALLOW, allow);
+                return answer;
+            }
+            if !request.body().is_end_stream() {
+                return refusal(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "send no body: this door only tells",
+                );
+            }
+            if request.uri().path() == "/" {
+                return text(
+                    "GET /status   how the gateway is, JSON, schema 1\nGET /metrics  the same as Prometheus text\n",
+                );
+            }
+            let Ok(mut status) = timeout(SNAPSHOT, self.source.snapshot()).await else {
+                return refusal(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the agent is too busy to say how it is; try again",
+                );
+            };
+            status.problems = status::problems(&status);
+            if request.uri().path() == "/metrics" {
+                return text(metrics::render(&status));
+            }
+            match serde_json::to_vec(&status) {
+                Ok(json) => answer(StatusCode::OK, "application/json", json),
+                Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            }
+        })
+    }
+}
+
+/// `{"error": …}`
+pub fn refusal(code: StatusCode, why: &str) -> Answer {
+    let json = serde_json::json!({ "error": why }).to_string();
+    answer(code, "application/json", json)
+}
+
+fn text(body: impl Into<Bytes>) -> Answer {
+    // The version is Prometheus' own; anything else reads it as plain text.
+    answer(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        body,
+    )
+}
+
+fn answer(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = code;
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+}

@@ -1,0 +1,447 @@
+//! Is this gateway fine, and if not why: one pure judgement over a [`Status`],
+//! so that the terminal, the JSON and the metrics can never disagree.
+//!
+//! Each threshold stands here with its reason; docs/STATUS.md repeats them for
+//! operators.
+
+use super::words::{bytes, count, duration, of};
+use super::{Problem, SpoolStatus, Status, UplinkStatus};
+
+/// A link that fails is worth a word after this long without an
+/// acknowledgement: two default batches, so one lost request is no alarm.
+const DOWN_S: f64 = 60.0;
+
+/// A link that claims to be up and has data waiting should have acknowledged
+/// something within this: twice the longest sensible keep-alive and request timeout.
+const SILENT_S: f64 = 180.0;
+
+/// Of the quota: from here the oldest data is about to be evicted.
+const NEARLY_FULL_PERCENT: u128 = 90;
+
+/// A loss stays a problem for a day, so that the morning after sees it; then
+/// it is history, which the spool's figures keep.
+const RECENT_LOSS_NS: u64 = 86_400 * 1_000_000_000;
+
+/// How many series may be missing before it is news: a disk or an interface
+/// that was unplugged takes a handful of series with it.
+const MISSING: usize = 3;
+
+/// A clock without a battery needs the network first; before this much uptime
+/// it is expected to be wrong.
+const CLOCK_PATIENCE_S: u64 = 120;
+
+/// Late ticks: more than one in a hundred, and at least this many, or a busy
+/// start would count.
+const OVERRUNS: u64 = 10;
+
+/// Judges. Worst first: errors before warnings, and among those in the order
+/// in which an operator should act. Empty: fine.
+pub fn problems(status: &Status) -> Vec<Problem> {
+    let mut found = Vec::new();
+    spool_alarm(&status.spool, &mut found);
+    for uplink in &status.uplinks {
+        circuit(uplink, &mut found);
+    }
+    for uplink in &status.uplinks {
+        down(uplink, status.agent.uptime_s, &mut found);
+    }
+    nearly_full(&status.spool, &mut found);
+    losses(&status.spool, status.clock.unix_ns, &mut found);
+    rejects(&status.uplinks, &mut found);
+    if let Some(why) = &status.config.reload_error {
+        found.push(warning(
+            "config",
+            format!(
+                "The last reload was refused and the earlier configuration still runs: {why}. \
+                 Correct the file, try it with `sonde check`, then reload."
+            ),
+        ));
+    }
+    if status.uplinks.is_empty() {
+        found.push(warning(
+            "uplink",
+            "No uplink is configured: telemetry is only shown here. \
+             Add [uplink.otlp] or [uplink.mqtt] to the configuration.",
+        ));
+    }
+    if !status.clock.synchronised && status.agent.uptime_s >= CLOCK_PATIENCE_S {
+        found.push(warning(
+            "clock",
+            format!(
+                "The wall clock is not known to be right (trust: {}), so times on telemetry may be wrong. \
+                 Check time synchronisation, or set clock.trust to what this gateway has.",
+                status.clock.trust
+            ),
+        ));
+    }
+    missing(status, &mut found);
+    let agent = &status.agent;
+    if agent.overruns >= OVERRUNS && agent.overruns > agent.ticks / 100 {
+        found.push(warning(
+            "gauges",
+            format!(
+                "{} of {} ticks came while an earlier one was still being read. \
+                 Lengthen the interval of the slow gauges, or look for a hanging mount or bus.",
+                count(agent.overruns),
+                count(agent.ticks)
+            ),
+        ));
+    }
+    // Stable: within a severity the order above is the order to act in.
+    found.sort_by_key(|problem| problem.severity != "error");
+    found
+}
+
+fn error(part: impl Into<String>, message: impl Into<String>) -> Problem {
+    problem("error", part.into(), message.into())
+}
+
+fn warning(part: impl Into<String>, message: impl Into<String>) -> Problem {
+    problem("warning", part.into(), message.into())
+}
+
+fn problem(severity: &str, part: String, message: String) -> Problem {
+    Problem {
+        severity: severity.to_owned(),
+        part,
+        message,
+    }
+}
+
+/// An optional uplink holds nothing back, so its trouble is no loss of what matters.
+fn of_uplink(uplink: &UplinkStatus, message: String) -> Problem {
+    let part = format!("uplink {}", uplink.name);
+    if uplink.required {
+        error(part, message)
+    } else {
+        warning(part, message)
+    }
+}
+
+fn spool_alarm(spool: &SpoolStatus, found: &mut Vec<Problem>) {
+    if let Some(alarm) = &spool.alarm {
+        found.push(error(
+            "spool",
+            format!(
+                "Data is kept in memory only: {alarm}. A power cut or restart loses all that waits. \
+                 Check the state folder's owner, mount and free space, then restart the agent."
+            ),
+        ));
+    }
+}
+
+fn circuit(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
+    if uplink.state != "open" {
+        return;
+    }
+    let retry = match uplink.next_attempt_s {
+        Some(s) => format!("next attempt in {}", duration(s)),
+        None => "it tries again by itself".to_owned(),
+    };
+    found.push(of_uplink(
+        uplink,
+        format!(
+            "{} refuses us: {}. Sending is suspended, data is kept ({}). \
+             Check credentials, certificates and the endpoint's path; {retry}.",
+            uplink.endpoint,
+            last_error(uplink),
+            waiting(uplink)
+        ),
+    ));
+}
+
+/// `since_s` restarts at each attempt, so how long a link has been down is
+/// told by its last acknowledgement, or by the start where there was none.
+fn down(uplink: &UplinkStatus, uptime_s: u64, found: &mut Vec<Problem>) {
+    let silent_s = uplink.last_ack_s.unwrap_or(uptime_s as f64).max(0.0);
+    let since = match uplink.last_ack_s {
+        Some(_) => format!("Nothing acknowledged for {}", duration(silent_s)),
+        None => "Nothing acknowledged since the start".to_owned(),
+    };
+    match uplink.state.as_str() {
+        "waiting" | "connecting" if silent_s >= DOWN_S || uplink.since_s >= DOWN_S => {
+            found.push(of_uplink(
+                uplink,
+                format!(
+                    "{since}: {}. Waiting for it: {}. Check the network and that {} is reachable \
+                     from here; it is tried again by itself.",
+                    last_error(uplink),
+                    waiting(uplink),
+                    uplink.endpoint
+                ),
+            ));
+        }
+        "up" if uplink.pending_frames > 0 && silent_s >= SILENT_S && uplink.since_s >= SILENT_S => {
+            found.push(of_uplink(
+                uplink,
+                format!(
+                    "{since} although the link looks up. Waiting for it: {}. \
+                     Check that {} accepts data.",
+                    waiting(uplink),
+                    uplink.endpoint
+                ),
+            ));
+        }
+        _ => {}
+    }
+}
+
+fn last_error(uplink: &UplinkStatus) -> &str {
+    match uplink.last_error.as_deref() {
+        Some(error) => error.trim_end_matches('.'),
+        None => "no reason known",
+    }
+}
+
+fn waiting(uplink: &UplinkStatus) -> String {
+    format!(
+        "{}, {}",
+        of(uplink.pending_items, "item"),
+        bytes(uplink.pending_bytes)
+    )
+}
+
+fn nearly_full(spool: &SpoolStatus, found: &mut Vec<Problem>) {
+    let (used, limit) = (u128::from(spool.bytes), u128::from(spool.limit_bytes));
+    if limit == 0 || used * 100 < limit * NEARLY_FULL_PERCENT {
+        return;
+    }
+    found.push(error(
+        "spool",
+        format!(
+            "{} of {} are used; when it is full the least valuable, oldest data goes first. \
+             Get the uplink back, or raise spool.quota.",
+            bytes(spool.bytes),
+            bytes(spool.limit_bytes)
+        ),
+    ));
+}
+
+fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
+    // A loss from "the future" means that the clock was stepped: count it as recent.
+    let recent: Vec<_> = spool
+        .lost
+        .iter()
+        .filter(|lost| lost.frames > 0 || lost.items > 0)
+        .filter(|lost| now_unix_ns.saturating_sub(lost.last_unix_ns) <= RECENT_LOSS_NS)
+        .collect();
+    if recent.is_empty() {
+        return;
+    }
+    let kinds: Vec<String> = recent
+        .iter()
+        .map(|lost| {
+            format!(
+                "{} {} ({})",
+                of(lost.items, "item"),
+                lost.class,
+                lost.reason
+            )
+        })
+        .collect();
+    let advice = if recent.iter().any(|lost| lost.reason == "condemned") {
+        "A server refused some as malformed: its log says why."
+    } else {
+        "More quota (spool.quota) or a better link keeps more."
+    };
+    found.push(error(
+        "spool",
+        format!(
+            "Data of the last day is lost: {}. {advice}",
+            kinds.join(", ")
+        ),
+    ));
+}
+
+fn rejects(uplinks: &[UplinkStatus], found: &mut Vec<Problem>) {
+    for uplink in uplinks.iter().filter(|uplink| uplink.rejected_items > 0) {
+        found.push(warning(
+            format!("uplink {}", uplink.name),
+            format!(
+                "The server took frames but rejected {} in them. Its log says why \
+                 (times too old, too many series).",
+                of(uplink.rejected_items, "item")
+            ),
+        ));
+    }
+}
+
+/// `first` and `unsupported` are how things are; the rest went wrong.
+fn missing(status: &Status, found: &mut Vec<Problem>) {
+    let unexpected = |reason: &str| !matches!(reason, "first" | "unsupported");
+    let mut names = Vec::new();
+    let mut series = 0_usize;
+    for gauge in &status.gauges {
+        if let Some(reason) = gauge.missing.as_deref().filter(|reason| unexpected(reason)) {
+            series += 1;
+            let word = format!("{} ({reason})", gauge.name);
+            // Three examples fit a line; the rest is in the JSON.
+            if names.len() < 3 && !names.contains(&word) {
+                names.push(word);
+            }
+        }
+    }
+    if series >= MISSING {
+        found.push(warning(
+            "gauges",
+            format!(
+                "{series} of {} series can not be read, such as {}. \
+                 See `sonde status --json` for all; `denied` wants a permission, `timeout` a look at the device.",
+                status.gauges.len(),
+                names.join(", ")
+            ),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+    use crate::status::{GaugeStatus, LostStatus};
+
+    fn check(status: &Status, expected: &[(&str, &str)]) {
+        let found = problems(status);
+        let found: Vec<_> = found
+            .iter()
+            .map(|p| (p.severity.as_str(), p.part.as_str()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_healthy_gateway_has_no_problems() {
+        check(&sample::fine(), &[]);
+        check(&sample::fresh(), &[]);
+    }
+
+    #[test]
+    fn a_link_is_a_problem_only_after_a_minute_and_says_what_waits() {
+        let mut status = sample::fine();
+        status.uplinks[0].state = "waiting".into();
+        status.uplinks[0].since_s = 1.0;
+        status.uplinks[0].last_ack_s = Some(59.0);
+        check(&status, &[]);
+        // Attempts restart `since_s`; the last acknowledgement does not lie.
+        status.uplinks[0].last_ack_s = Some(61.0);
+        check(&status, &[("error", "uplink otlp")]);
+
+        let message = &problems(&sample::link_down())[0].message;
+        assert!(message.contains("5m 12s"), "{message}");
+        assert!(message.contains("connection refused"), "{message}");
+        assert!(message.contains("12,400 items"), "{message}");
+    }
+
+    #[test]
+    fn a_link_that_never_worked_is_judged_by_the_uptime() {
+        let mut status = sample::fresh();
+        status.uplinks[0].state = "connecting".into();
+        status.agent.uptime_s = 59;
+        check(&status, &[]);
+        status.agent.uptime_s = 61;
+        check(&status, &[("error", "uplink otlp")]);
+    }
+
+    #[test]
+    fn a_silent_link_that_claims_to_be_up_is_noticed() {
+        let mut status = sample::fine();
+        status.uplinks[0].last_ack_s = Some(200.0);
+        status.uplinks[0].pending_frames = 7;
+        check(&status, &[("error", "uplink otlp")]);
+        status.uplinks[0].pending_frames = 0;
+        check(&status, &[]);
+    }
+
+    #[test]
+    fn an_optional_uplink_only_warns() {
+        let mut status = sample::circuit_open();
+        status.uplinks[0].required = false;
+        check(&status, &[("warning", "uplink otlp")]);
+    }
+
+    #[test]
+    fn errors_come_before_warnings_and_the_alarm_first() {
+        let mut status = sample::circuit_open();
+        status.clock.synchronised = false;
+        status.spool.alarm = Some("read-only".into());
+        status.config.reload_error = Some("line 3".into());
+        check(
+            &status,
+            &[
+                ("error", "spool"),
+                ("error", "uplink otlp"),
+                ("warning", "config"),
+                ("warning", "clock"),
+            ],
+        );
+    }
+
+    #[test]
+    fn losses_are_news_for_a_day_and_then_history() {
+        let mut status = sample::fine();
+        let now = status.clock.unix_ns;
+        let lost = |last_unix_ns| LostStatus {
+            class: "normal".into(),
+            reason: "quota".into(),
+            frames: 2,
+            items: 60,
+            first_unix_ns: last_unix_ns,
+            last_unix_ns,
+        };
+        status.spool.lost = vec![lost(now - RECENT_LOSS_NS - 1)];
+        check(&status, &[]);
+        status.spool.lost = vec![lost(now - RECENT_LOSS_NS)];
+        check(&status, &[("error", "spool")]);
+        // A stepped clock hides nothing.
+        status.spool.lost = vec![lost(now + 1)];
+        check(&status, &[("error", "spool")]);
+    }
+
+    #[test]
+    fn the_quota_warns_at_ninety_percent_and_no_quota_is_no_division() {
+        let mut status = sample::fine();
+        status.spool.limit_bytes = 1000;
+        status.spool.bytes = 899;
+        check(&status, &[]);
+        status.spool.bytes = 900;
+        check(&status, &[("error", "spool")]);
+        status.spool.limit_bytes = 0;
+        check(&status, &[]);
+        status.spool.limit_bytes = u64::MAX;
+        status.spool.bytes = u64::MAX;
+        check(&status, &[("error", "spool")]);
+    }
+
+    #[test]
+    fn series_missing_in_numbers_warn_but_absent_hardware_does_not() {
+        let mut status = sample::fine();
+        let absent = |reason: &str| GaugeStatus {
+            value: None,
+            missing: Some(reason.into()),
+            ..sample::gauge("hw.temperature", "Cel", &[], 0.0)
+        };
+        status.gauges.extend((0..9).map(|_| absent("unsupported")));
+        status.gauges.extend((0..9).map(|_| absent("first")));
+        status.gauges.extend((0..2).map(|_| absent("timeout")));
+        check(&status, &[]);
+        status.gauges.push(absent("denied"));
+        check(&status, &[("warning", "gauges")]);
+    }
+
+    #[test]
+    fn the_smaller_things_warn() {
+        let mut status = sample::fine();
+        status.uplinks.clear();
+        status.agent.overruns = 200;
+        check(&status, &[("warning", "uplink"), ("warning", "gauges")]);
+        let mut status = sample::fine();
+        status.uplinks[0].rejected_items = 1;
+        check(&status, &[("warning", "uplink otlp")]);
+        let mut status = sample::fine();
+        status.clock.synchronised = false;
+        status.agent.uptime_s = CLOCK_PATIENCE_S - 1;
+        check(&status, &[]);
+        status.agent.uptime_s = CLOCK_PATIENCE_S;
+        check(&status, &[("warning", "clock")]);
+    }
+}
