@@ -90,10 +90,9 @@ impl SpanProcessor for SpanKeeper {
         let id = span.span_context.span_id();
         let started = self.open().remove(&id);
         let now = self.clock.now();
-        if let Some(started) = started.filter(|at| stepped(*at, now)) {
-            let ran = Duration::from_nanos(now.boot_ns.saturating_sub(started.boot_ns));
-            span.end_time = at(now.unix_ns);
-            span.start_time = at(now.unix_ns).checked_sub(ran).unwrap_or(UNIX_EPOCH);
+        if let Some((start, end)) = started.and_then(|started| corrected(started, now)) {
+            span.start_time = start;
+            span.end_time = end;
         }
         if !span.span_context.is_sampled() && !is_remarkable(&span, self.slow) {
             return;
@@ -148,6 +147,13 @@ impl LogProcessor for LogKeeper {
     }
 }
 
+/// Start and end by the clock as it is now, if it was set in between.
+fn corrected(started: Stamp, now: Stamp) -> Option<(SystemTime, SystemTime)> {
+    let ran = now.boot_ns.saturating_sub(started.boot_ns);
+    let start = now.unix_ns.saturating_sub(ran);
+    stepped(started, now).then(|| (at(start), at(now.unix_ns)))
+}
+
 /// Failed or slow.
 fn is_remarkable(span: &SpanData, slow: Duration) -> bool {
     let failed = matches!(span.status, Status::Error { .. });
@@ -166,11 +172,46 @@ fn random_uid() -> Option<String> {
     Some(uid)
 }
 
-pub(crate) fn at(unix_ns: u64) -> SystemTime {
+fn at(unix_ns: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(unix_ns)
 }
 
 fn unix_ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn stamp(unix_s: u64, boot_s: u64) -> Stamp {
+        Stamp {
+            unix_ns: unix_s * SECOND,
+            boot_ns: boot_s * SECOND,
+        }
+    }
+
+    #[test]
+    fn a_span_over_the_first_synchronisation_is_as_long_as_the_boot_clock_says() {
+        let now = 1_800_000_000;
+        let times = corrected(stamp(40, 40), stamp(now, 42));
+        assert_eq!(times, Some((at((now - 2) * SECOND), at(now * SECOND))));
+    }
+
+    #[test]
+    fn a_span_over_a_step_back_does_not_end_before_it_starts() {
+        let now = 1_800_000_000;
+        let times = corrected(stamp(now + 3600, 40), stamp(now, 42));
+        assert_eq!(times, Some((at((now - 2) * SECOND), at(now * SECOND))));
+    }
+
+    #[test]
+    fn a_clock_that_is_only_slewed_leaves_a_span_alone() {
+        let mut end = stamp(1_800_000_060, 100);
+        end.unix_ns += SECOND / 2;
+        assert_eq!(corrected(stamp(1_800_000_000, 40), end), None);
+    }
 }
