@@ -87,6 +87,7 @@ pub struct Telemetry {
     /// For everybody's spans.
     pub tracer: Tracer,
     logger: SdkLogger,
+    sampler: AgentSampler,
     spans: Arc<Buffer<SpanData>>,
     logs: Arc<Buffer<ScopedRecord>>,
     drops: Drops,
@@ -111,6 +112,12 @@ impl Telemetry {
         journal::reconfigure(log);
         journal::attach(telemetry.logger.clone());
         telemetry
+    }
+
+    /// New sampling rules and log levels, as after a reload.
+    pub fn reconfigure(&self, trace: &Tracing, log: &Logging) {
+        self.sampler.reconfigure(trace);
+        journal::reconfigure(log);
     }
 
     /// What was dropped since the start, by reason, the journal's part included.
@@ -159,6 +166,7 @@ impl Telemetry {
         flush_every: Duration,
     ) -> Self {
         let resource = resource_of(identity);
+        let sampler = AgentSampler::new(trace);
         let drops = Drops::default();
         let half_full = Arc::new(Notify::new());
         let own_flush = OwnFlush::default();
@@ -170,11 +178,11 @@ impl Telemetry {
             .build();
         let tracer = SdkTracerProvider::builder()
             .with_resource(resource.clone())
-            .with_sampler(AgentSampler::new(trace))
+            .with_sampler(sampler.clone())
             .with_span_processor(SpanKeeper::new(
                 spans.clone(),
                 clock.clone(),
-                trace.slow,
+                sampler.clone(),
                 own_flush.clone(),
             ))
             .build()
@@ -203,6 +211,7 @@ impl Telemetry {
         Self {
             tracer,
             logger,
+            sampler,
             spans,
             logs,
             drops,

@@ -21,6 +21,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
+use super::AgentSampler;
 use super::buffer::{Buffer, Item, place, stepped};
 use crate::clock::Clock;
 use crate::frame::{Stamp, push_hex};
@@ -37,7 +38,7 @@ pub(crate) type ScopedRecord = (SdkLogRecord, InstrumentationScope);
 pub(crate) struct SpanKeeper {
     pub(crate) buffer: Arc<Buffer<SpanData>>,
     pub(crate) clock: Clock,
-    pub(crate) slow: Duration,
+    pub(crate) sampler: AgentSampler,
     pub(crate) own_flush: OwnFlush,
     open: Mutex<HashMap<SpanId, Stamp>>,
 }
@@ -61,13 +62,13 @@ impl SpanKeeper {
     pub(crate) fn new(
         buffer: Arc<Buffer<SpanData>>,
         clock: Clock,
-        slow: Duration,
+        sampler: AgentSampler,
         own_flush: OwnFlush,
     ) -> Self {
         Self {
             buffer,
             clock,
-            slow,
+            sampler,
             own_flush,
             open: Mutex::new(HashMap::new()),
         }
@@ -94,7 +95,7 @@ impl SpanProcessor for SpanKeeper {
             span.start_time = start;
             span.end_time = end;
         }
-        if !span.span_context.is_sampled() && !is_remarkable(&span, self.slow) {
+        if !span.span_context.is_sampled() && !is_remarkable(&span, self.sampler.slow()) {
             return;
         }
         let item = Item {

@@ -20,6 +20,9 @@
 //! `always_off` and `parentbased_always_off` switch routine spans off too:
 //! whoever says off means it.
 
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
 use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::trace::{
@@ -29,17 +32,42 @@ use opentelemetry_sdk::trace::{
 use super::ROUTINE;
 use crate::config::{Sampler, Tracing};
 
-/// The agent's sampler: standard for work, by ratio for routine.
+/// The agent's sampler: standard for work, by ratio for routine. A clone follows
+/// the same rules, also after [`AgentSampler::reconfigure`].
 #[derive(Clone, Debug)]
-pub struct AgentSampler {
+pub struct AgentSampler(Arc<RwLock<Rules>>);
+
+#[derive(Debug)]
+struct Rules {
     work: Box<dyn ShouldSample>,
     /// `None`: off.
     routine: Option<Standard>,
+    slow: Duration,
 }
 
 impl AgentSampler {
     /// As `[trace]` says.
     pub fn new(config: &Tracing) -> Self {
+        Self(Arc::new(RwLock::new(Rules::of(config))))
+    }
+
+    /// As `[trace]` says after a reload. Spans that are running were decided before.
+    pub fn reconfigure(&self, config: &Tracing) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rules::of(config);
+    }
+
+    /// A span that takes longer is kept although it was not sampled.
+    pub fn slow(&self) -> Duration {
+        self.rules().slow
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, Rules> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rules {
+    fn of(config: &Tracing) -> Self {
         let work: Box<dyn ShouldSample> = match config.sampler {
             Sampler::AlwaysOn => Standard::AlwaysOn.into(),
             Sampler::AlwaysOff => Standard::AlwaysOff.into(),
@@ -57,6 +85,7 @@ impl AgentSampler {
         Self {
             work,
             routine: (!off).then_some(Standard::TraceIdRatioBased(config.routine_ratio)),
+            slow: config.slow,
         }
     }
 }
@@ -84,7 +113,8 @@ impl ShouldSample for AgentSampler {
         let standard = |sampler: &dyn ShouldSample| {
             sampler.should_sample(parent, trace_id, name, kind, attributes, links)
         };
-        match (parent_of(parent), &self.routine) {
+        let rules = self.rules();
+        match (parent_of(parent), &rules.routine) {
             (Parent::Recorded, _) => result(SamplingDecision::RecordOnly, parent),
             (Parent::Sampled, Some(_)) if is_routine(attributes) => {
                 result(SamplingDecision::RecordAndSample, parent)
@@ -99,7 +129,7 @@ impl ShouldSample for AgentSampler {
             (Parent::None, None) if is_routine(attributes) => {
                 result(SamplingDecision::Drop, parent)
             }
-            _ => standard(self.work.as_ref()),
+            _ => standard(rules.work.as_ref()),
         }
     }
 }

@@ -260,6 +260,25 @@ async fn the_ratio_one_keeps_every_routine_span_and_its_children() {
 }
 
 #[tokio::test]
+async fn a_reload_changes_the_rules_for_the_spans_that_start_after_it() {
+    let shelf = Shelf::new(Mood::Willing);
+    let telemetry = start(&shelf, &tracing_off_by_ratio(), NEVER);
+    tick(&telemetry.tracer).end();
+    end_after(tick(&telemetry.tracer), Duration::from_millis(500));
+    telemetry.sampler.reconfigure(&Tracing {
+        slow: Duration::from_millis(100),
+        ..tracing_off_by_ratio()
+    });
+    end_after(tick(&telemetry.tracer), Duration::from_millis(500));
+    telemetry
+        .sampler
+        .reconfigure(&config(Sampler::AlwaysOff, 1.0));
+    assert!(!telemetry.tracer.start("work").span_context().is_sampled());
+    telemetry.finish().await;
+    assert_eq!(shelf.spans().len(), 1);
+}
+
+#[tokio::test]
 async fn a_ratio_between_keeps_about_that_part() {
     let shelf = run(&config(Sampler::ParentAlwaysOn, 0.25), |tracer| {
         for _ in 0..400 {
