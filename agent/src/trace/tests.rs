@@ -456,11 +456,8 @@ async fn a_body_that_is_too_large_is_halved_until_it_fits() {
     let drops = telemetry.drops();
     telemetry.finish().await;
     let batches = shelf.batches();
-    assert!(
-        batches.len() >= 5,
-        "400 KB that do not compress: {}",
-        batches.len()
-    );
+    // 400 KB that do not compress: no fewer than five, and not one by one.
+    assert!((5..=15).contains(&batches.len()), "{}", batches.len());
     assert!(batches.iter().all(|batch| batch.body.len() <= MAX_BODY));
     assert_eq!(batches.iter().map(|batch| batch.items).sum::<u32>(), 101);
     assert_eq!(shelf.spans().len(), 101);
