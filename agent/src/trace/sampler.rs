@@ -1,0 +1,170 @@
+//! Decides, when a span starts, whether it is sent.
+//!
+//! Spans that are not routine follow the OpenTelemetry SDK's standard samplers
+//! as `trace.sampler` names them. Spans that carry [`ROUTINE`] follow
+//! `trace.routine_ratio`; those that the ratio leaves out are still *recorded*,
+//! because only their end shows whether they failed or were slow, and then
+//! [`super::processor`] keeps them.
+//!
+//! | the span | its local parent | decision |
+//! |---|---|---|
+//! | any | not sampled, but recording | recorded, not sampled |
+//! | routine | sampled | sampled |
+//! | routine | none | ratio: sampled, else recorded |
+//! | all others | | the standard sampler |
+//!
+//! A span that is kept although it was not sampled goes out with the `sampled`
+//! flag 0. That is what it told its children and every peer while it ran; to
+//! claim 1 afterwards would promise spans that nobody recorded.
+//!
+//! `always_off` and `parentbased_always_off` switch routine spans off too:
+//! whoever says off means it.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
+use opentelemetry::{Context, KeyValue, Value};
+use opentelemetry_sdk::trace::{
+    Sampler as Standard, SamplingDecision, SamplingResult, ShouldSample,
+};
+
+use super::ROUTINE;
+use crate::config::{Sampler, Tracing};
+
+/// The agent's sampler: standard for work, by ratio for routine. A clone follows
+/// the same rules, also after [`AgentSampler::reconfigure`].
+#[derive(Clone, Debug)]
+pub struct AgentSampler(Arc<RwLock<Rules>>);
+
+#[derive(Debug)]
+struct Rules {
+    work: Box<dyn ShouldSample>,
+    /// `None`: off.
+    routine: Option<Standard>,
+    slow: Duration,
+}
+
+impl AgentSampler {
+    /// As `[trace]` says.
+    pub fn new(config: &Tracing) -> Self {
+        Self(Arc::new(RwLock::new(Rules::of(config))))
+    }
+
+    /// As `[trace]` says after a reload. Spans that are running were decided before.
+    pub fn reconfigure(&self, config: &Tracing) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rules::of(config);
+    }
+
+    /// A span that takes longer is kept although it was not sampled.
+    pub fn slow(&self) -> Duration {
+        self.rules().slow
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, Rules> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rules {
+    fn of(config: &Tracing) -> Self {
+        let work: Box<dyn ShouldSample> = match config.sampler {
+            Sampler::AlwaysOn => Standard::AlwaysOn.into(),
+            Sampler::AlwaysOff => Standard::AlwaysOff.into(),
+            Sampler::Ratio(part) => Standard::TraceIdRatioBased(part).into(),
+            Sampler::ParentAlwaysOn => Standard::parent_based(Standard::AlwaysOn).into(),
+            Sampler::ParentAlwaysOff => Standard::parent_based(Standard::AlwaysOff).into(),
+            Sampler::ParentRatio(part) => {
+                Standard::parent_based(Standard::TraceIdRatioBased(part)).into()
+            }
+        };
+        let off = matches!(
+            config.sampler,
+            Sampler::AlwaysOff | Sampler::ParentAlwaysOff
+        );
+        Self {
+            work,
+            routine: (!off).then_some(Standard::TraceIdRatioBased(config.routine_ratio)),
+            slow: config.slow,
+        }
+    }
+}
+
+/// What a parent decides for its children.
+enum Parent {
+    None,
+    Remote,
+    Sampled,
+    /// Recorded in case it fails: its children are too.
+    Recorded,
+    Left,
+}
+
+impl ShouldSample for AgentSampler {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let standard = |sampler: &dyn ShouldSample| {
+            sampler.should_sample(parent, trace_id, name, kind, attributes, links)
+        };
+        let rules = self.rules();
+        match (parent_of(parent), &rules.routine) {
+            (Parent::Recorded, _) => result(SamplingDecision::RecordOnly, parent),
+            (Parent::Sampled, Some(_)) if is_routine(attributes) => {
+                result(SamplingDecision::RecordAndSample, parent)
+            }
+            (Parent::None, Some(ratio)) if is_routine(attributes) => {
+                let mut chosen = standard(ratio);
+                if chosen.decision == SamplingDecision::Drop {
+                    chosen.decision = SamplingDecision::RecordOnly;
+                }
+                chosen
+            }
+            (Parent::None, None) if is_routine(attributes) => {
+                result(SamplingDecision::Drop, parent)
+            }
+            _ => standard(rules.work.as_ref()),
+        }
+    }
+}
+
+fn parent_of(context: Option<&Context>) -> Parent {
+    let Some(context) = context else {
+        return Parent::None;
+    };
+    let span = context.span();
+    let parent = span.span_context();
+    if !parent.is_valid() {
+        Parent::None
+    } else if parent.is_remote() {
+        Parent::Remote
+    } else if parent.is_sampled() {
+        Parent::Sampled
+    } else if span.is_recording() {
+        Parent::Recorded
+    } else {
+        Parent::Left
+    }
+}
+
+fn is_routine(attributes: &[KeyValue]) -> bool {
+    attributes
+        .iter()
+        .any(|kv| kv.key.as_str() == ROUTINE && kv.value == Value::Bool(true))
+}
+
+fn result(decision: SamplingDecision, parent: Option<&Context>) -> SamplingResult {
+    SamplingResult {
+        decision,
+        attributes: Vec::new(),
+        trace_state: parent.map_or_else(TraceState::default, |context| {
+            context.span().span_context().trace_state().clone()
+        }),
+    }
+}
