@@ -1,9 +1,9 @@
 //! Wiring and shutdown order, nothing else.
 //!
-//! What lives for the whole run: the spool (its folder is locked) and the door.
-//! What a reload replaces as one is a [`Generation`]: telemetry, uplinks,
-//! gauges. A new generation starts only after the old one has put everything
-//! into the spool, so a reload loses nothing.
+//! A reload changes the running [`Parts`] in place: what has been sampled stays
+//! where it is, and only uplinks whose own settings changed connect anew. What
+//! names the process to others (its folders, sockets, identity and clock rule)
+//! stays until the next start.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,12 +24,13 @@ use crate::journal;
 use crate::notify::Notifier;
 use crate::spool::{Options as SpoolOptions, Spool, StartError};
 use crate::trace;
+use crate::uplink::Roster;
 
 mod board;
-mod generation;
+mod parts;
 
 use board::Board;
-use generation::Generation;
+use parts::Parts;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +89,8 @@ struct Daemon {
     identity: Identity,
     clock: Clock,
     spool: Spool,
+    roster: Roster,
+    parts: Parts,
     board: Arc<Board>,
     notifier: Notifier,
 }
@@ -114,7 +117,17 @@ impl Daemon {
             .await
             .map_err(|error| Failure::Start(error.to_string()))?;
 
-        let board = Arc::new(Board::new(&config, &identity, clock.clone(), spool.status()));
+        let roster = Roster::default();
+        let parts = Parts::start(&config, &identity, &clock, &spool, &roster)
+            .map_err(|error| cannot_thread(&error))?;
+        let board = Arc::new(Board::new(
+            &config,
+            &identity,
+            clock.clone(),
+            spool.status(),
+            roster.clone(),
+            &parts,
+        ));
         let door_stop = CancellationToken::new();
         let door = door::spawn(door, board.clone(), door_stop.clone());
         let mut daemon = Self {
@@ -124,10 +137,11 @@ impl Daemon {
             identity,
             clock,
             spool,
+            roster,
+            parts,
             board,
             notifier: Notifier::from_env(),
         };
-        let mut generation = daemon.begin();
         daemon.notifier.ready();
         log::info!(
             "sonde {} runs as {} (pid {}); status on {}",
@@ -141,89 +155,84 @@ impl Daemon {
             tokio::select! {
                 _ = terminate.recv() => break ExitCode::SUCCESS,
                 _ = interrupt.recv() => break ExitCode::SUCCESS,
-                _ = hangup.recv() => generation = daemon.reload(generation).await,
-                part = generation.lost_a_part() => {
+                _ = hangup.recv() => daemon.reload().await,
+                part = daemon.parts.lost_one() => {
                     log::error!("{part} ended by itself, which is a bug; stopping so that the service manager starts a whole agent again");
                     break ExitCode::FAILURE;
                 }
             }
         };
-        let drained = daemon.end(generation).await;
+        let synced = daemon.end().await;
         door_stop.cancel();
-        join("door", door, DOOR_CLOSES).await;
-        Ok(if drained { code } else { ExitCode::FAILURE })
-    }
-
-    fn begin(&self) -> Generation {
-        let generation = Generation::start(
-            &self.config,
-            &self.identity,
-            self.clock.clone(),
-            self.spool.clone(),
-        );
-        self.board.show(&generation);
-        generation
+        join("the door", door, DOOR_CLOSES).await;
+        Ok(if synced { code } else { ExitCode::FAILURE })
     }
 
     /// Loads the configuration again. What it got wrong is said in the status,
     /// and the old one stays.
-    async fn reload(&mut self, old: Generation) -> Generation {
+    async fn reload(&mut self) {
         self.notifier.reloading();
-        let tracer = old.tracer();
-        let mut span = trace::routine("reload", SpanKind::Internal).start(&tracer);
-        let generation = match config::load(self.options.config.as_deref(), &self.env) {
+        let mut span = trace::routine("reload", SpanKind::Internal).start(&self.parts.tracer());
+        match config::load(self.options.config.as_deref(), &self.env) {
             Err(problems) => {
                 let problems = problems.to_string();
                 log::error!("reload refused, the old configuration stays: {problems}");
                 span.set_status(SpanStatus::error("configuration refused"));
-                span.end();
                 self.board.reload_refused(problems);
-                old
             }
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     log::warn!("{warning}");
                 }
                 let config = self.keep_what_needs_a_restart(loaded.config);
-                // It ends before the telemetry that carries it does.
-                span.end();
-                old.replace(HANDOVER).await;
-                journal::reconfigure(&config.log);
-                self.clock.retrust(config.clock.clone());
-                self.spool
-                    .reconfigure(config.spool.clone(), generation::subscriptions(&config))
+                self.parts
+                    .reload(
+                        &self.config,
+                        &config,
+                        &self.identity,
+                        &self.clock,
+                        &self.spool,
+                        &self.roster,
+                    )
                     .await;
-                let identity = Identity::find(&config);
-                self.identity = Identity {
-                    boot_id: self.identity.boot_id,
-                    ..identity
-                };
                 self.config = config;
-                self.board.reloaded(&self.config, &self.identity);
+                self.board.reloaded(&self.config);
                 log::info!("configuration loaded again");
-                self.begin()
             }
-        };
+        }
+        span.end();
         self.notifier.ready();
-        generation
     }
 
-    /// The spool's folder is locked and the socket bound for as long as the process lives.
     fn keep_what_needs_a_restart(&self, mut new: Config) -> Config {
-        if new.paths != self.config.paths {
-            log::warn!("[paths] changed: that takes effect when sonde is started again");
-            new.paths = self.config.paths.clone();
+        let old = &self.config;
+        let mut kept = Vec::new();
+        if new.paths != old.paths {
+            kept.push("[paths]");
+            new.paths = old.paths.clone();
+        }
+        if new.device != old.device {
+            kept.push("[device]");
+            new.device = old.device.clone();
+        }
+        if new.clock != old.clock {
+            kept.push("[clock]");
+            new.clock = old.clock.clone();
+        }
+        if !kept.is_empty() {
+            let kept = kept.join(", ");
+            log::warn!("{kept} changed: that takes effect when sonde is started again");
         }
         new
     }
 
     /// With the flow: gauges, spans and logs, uplinks, spool. `false`: something
     /// was still unwritten when the time was up.
-    async fn end(self, generation: Generation) -> bool {
+    async fn end(self) -> bool {
         self.notifier.stopping();
         let budget = self.config.shutdown;
-        log::info!("stopping, within {} s", budget.as_secs());
-        generation.finish(budget / 2).await;
+        log::info!("stopping, within {budget:?}");
+        self.parts.finish(budget / 2).await;
         let synced = self.spool.stop(budget / 4).await;
         if !synced {
             log::error!(
@@ -236,9 +245,6 @@ impl Daemon {
     }
 }
 
-/// For the old generation's last batch and flush at a reload.
-const HANDOVER: Duration = Duration::from_secs(5);
-
 /// The door's own drain takes up to a second.
 const DOOR_CLOSES: Duration = Duration::from_secs(2);
 
@@ -246,7 +252,7 @@ fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spo
     let options = SpoolOptions {
         dir: config.paths.state.join("spool"),
         limits: config.spool.clone(),
-        subscriptions: generation::subscriptions(config),
+        subscriptions: parts::subscriptions(config),
         boot_id: identity.boot_id,
         clock: clock.clone(),
     };
@@ -256,11 +262,15 @@ fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spo
                 "another agent uses the spool in {}; stop it first, or give this one a folder of its own with [paths] state",
                 folder.display()
             ),
-            StartError::Thread(error) => {
-                format!("could not start the spool's thread: {error}; is the process at its limit of threads?")
-            }
+            StartError::Thread(error) => return cannot_thread(&error),
         })
     })
+}
+
+fn cannot_thread(error: &std::io::Error) -> Failure {
+    Failure::Start(format!(
+        "could not start a thread: {error}; is the process at its limit of threads or memory?"
+    ))
 }
 
 /// Waits for a task that was asked to end, and says so if it does not.

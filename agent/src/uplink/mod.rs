@@ -2,6 +2,8 @@
 //! of them. What to do when is decided in `delivery` (pure); `otlp_http` and
 //! `mqtt` only perform it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,4 +50,22 @@ pub struct Uplink {
     pub status: watch::Receiver<UplinkStatus>,
     /// Ends after [`Stop`]; any other end is a bug and is reported.
     pub task: JoinHandle<()>,
+}
+
+/// Who is running right now, for those that show or sample figures. A reload
+/// may replace the uplinks; the roster stays.
+#[derive(Clone, Debug, Default)]
+pub struct Roster(Arc<Mutex<Vec<watch::Receiver<UplinkStatus>>>>);
+
+impl Roster {
+    /// Replaces whoever was in it.
+    pub fn set(&self, uplinks: impl Iterator<Item = watch::Receiver<UplinkStatus>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = uplinks.collect();
+    }
+
+    /// Everybody's latest figures.
+    pub fn statuses(&self) -> Vec<UplinkStatus> {
+        let uplinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uplinks.iter().map(|uplink| uplink.borrow().clone()).collect()
+    }
 }

@@ -1,0 +1,237 @@
+//! Everything that runs between the spool and the door: telemetry, uplinks,
+//! gauges; how they start, change at a reload, and end.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::join;
+use crate::clock::Clock;
+use crate::config::{Config, UplinkName};
+use crate::frame::Signal;
+use crate::identity::Identity;
+use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
+use crate::spool::{Spool, Subscription};
+use crate::trace::{Drops, Telemetry, Tracer};
+use crate::uplink::{Roster, Stop, Uplink, World, mqtt, otlp_http};
+
+/// The running parts.
+pub(super) struct Parts {
+    telemetry: Telemetry,
+    uplinks: Uplinks,
+    pipeline: Pipeline,
+    pipeline_stop: CancellationToken,
+}
+
+/// The ways out, all started from one configuration.
+struct Uplinks {
+    running: Vec<(UplinkName, Uplink)>,
+    stop: Stop,
+}
+
+impl Parts {
+    pub(super) fn start(
+        config: &Config,
+        identity: &Identity,
+        clock: &Clock,
+        spool: &Spool,
+        roster: &Roster,
+    ) -> std::io::Result<Self> {
+        let telemetry = Telemetry::start(
+            &config.trace,
+            &config.log,
+            identity,
+            spool.clone(),
+            clock.clone(),
+            config.batch.length,
+        );
+        let pipeline_stop = CancellationToken::new();
+        let pipeline = pipeline::spawn(
+            config,
+            identity,
+            PipelineDeps {
+                clock: clock.clone(),
+                spool: spool.clone(),
+                tracer: telemetry.tracer.clone(),
+                spool_status: spool.status(),
+                uplinks: roster.clone(),
+                stop: pipeline_stop.clone(),
+            },
+        )?;
+        let uplinks = Uplinks::start(config, identity, clock, spool, &telemetry, roster);
+        Ok(Self {
+            telemetry,
+            uplinks,
+            pipeline,
+            pipeline_stop,
+        })
+    }
+
+    pub(super) fn tracer(&self) -> Tracer {
+        self.telemetry.tracer.clone()
+    }
+
+    pub(super) fn drops(&self) -> Drops {
+        self.telemetry.drops()
+    }
+
+    pub(super) fn pipeline(&self) -> PipelineHandle {
+        self.pipeline.handle()
+    }
+
+    /// Puts a new configuration to work. What has been sampled stays where it
+    /// is; uplinks are connected anew only if their own settings changed.
+    pub(super) async fn reload(
+        &mut self,
+        old: &Config,
+        new: &Config,
+        identity: &Identity,
+        clock: &Clock,
+        spool: &Spool,
+        roster: &Roster,
+    ) {
+        self.telemetry.reconfigure(&new.trace, &new.log);
+        self.pipeline.handle().reload(new).await;
+        let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
+        if restart {
+            std::mem::take(&mut self.uplinks).replace().await;
+        }
+        spool
+            .reconfigure(new.spool.clone(), subscriptions(new))
+            .await;
+        if restart {
+            self.uplinks =
+                Uplinks::start(new, identity, clock, spool, &self.telemetry, roster);
+        }
+    }
+
+    /// Waits for a task that should not end before it is asked to; says which.
+    pub(super) async fn lost_one(&mut self) -> &'static str {
+        poll_fn(|context| {
+            if Pin::new(&mut self.pipeline.task).poll(context).is_ready() {
+                return Poll::Ready("the gauge pipeline");
+            }
+            for (name, uplink) in &mut self.uplinks.running {
+                if Pin::new(&mut uplink.task).poll(context).is_ready() {
+                    return Poll::Ready(match name {
+                        UplinkName::Otlp => "the otlp uplink",
+                        UplinkName::Mqtt => "the mqtt uplink",
+                    });
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends with the flow: the last batch is sealed, spans and logs are
+    /// flushed, the uplinks send what waits if their link is up.
+    pub(super) async fn finish(self, budget: Duration) {
+        self.pipeline_stop.cancel();
+        join("the gauge pipeline", self.pipeline.task, budget / 4).await;
+        if timeout(budget / 4, self.telemetry.stop()).await.is_err() {
+            log::warn!(
+                "the last spans and logs were not stored within {:?}",
+                budget / 4
+            );
+        }
+        self.uplinks.finish(budget / 2).await;
+    }
+}
+
+impl Default for Uplinks {
+    fn default() -> Self {
+        Self {
+            running: Vec::new(),
+            stop: Stop::default(),
+        }
+    }
+}
+
+/// To return what is in flight and end.
+const REPLACE: Duration = Duration::from_secs(2);
+
+impl Uplinks {
+    fn start(
+        config: &Config,
+        identity: &Identity,
+        clock: &Clock,
+        spool: &Spool,
+        telemetry: &Telemetry,
+        roster: &Roster,
+    ) -> Self {
+        let stop = Stop::default();
+        let world = World {
+            spool: spool.clone(),
+            clock: clock.clone(),
+            tracer: telemetry.tracer.clone(),
+            device_id: identity.device_id.clone(),
+            stop: stop.clone(),
+        };
+        let mut running = Vec::new();
+        if let Some(otlp) = &config.otlp {
+            let uplink = otlp_http::spawn(otlp.clone(), world.clone());
+            running.push((UplinkName::Otlp, uplink));
+        }
+        if let Some(mqtt) = &config.mqtt {
+            let uplink = mqtt::spawn(mqtt.clone(), world);
+            running.push((UplinkName::Mqtt, uplink));
+        }
+        roster.set(running.iter().map(|(_, uplink)| uplink.status.clone()));
+        Self { running, stop }
+    }
+
+    /// Ends at once; nothing more is sent.
+    async fn replace(self) {
+        self.stop.now.cancel();
+        for (name, uplink) in self.running {
+            join(name.as_str(), uplink.task, REPLACE).await;
+        }
+    }
+
+    /// Ends after sending what waits, or when half the budget is gone.
+    async fn finish(self, budget: Duration) {
+        self.stop.finish.cancel();
+        let now = self.stop.now.clone();
+        let hurry = tokio::spawn(async move {
+            sleep(budget / 2).await;
+            now.cancel();
+        });
+        for (name, uplink) in self.running {
+            join(name.as_str(), uplink.task, budget).await;
+        }
+        hurry.abort();
+    }
+}
+
+/// Who reads what from the spool.
+pub(super) fn subscriptions(config: &Config) -> Vec<Subscription> {
+    let required = |name| match name {
+        UplinkName::Otlp => config.otlp.as_ref().map(|otlp| otlp.delivery.required),
+        UplinkName::Mqtt => config.mqtt.as_ref().map(|mqtt| mqtt.delivery.required),
+    };
+    let routes = [
+        (Signal::Metrics, &config.routes.metrics),
+        (Signal::Traces, &config.routes.traces),
+        (Signal::Logs, &config.routes.logs),
+    ];
+    [UplinkName::Otlp, UplinkName::Mqtt]
+        .into_iter()
+        .filter_map(|uplink| {
+            let signals = routes
+                .iter()
+                .filter(|(_, to)| to.contains(&uplink))
+                .map(|(signal, _)| *signal)
+                .collect();
+            Some(Subscription {
+                uplink,
+                required: required(uplink)?,
+                signals,
+            })
+        })
+        .collect()
+}
