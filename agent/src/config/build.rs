@@ -12,8 +12,9 @@ use super::env::Env;
 use super::keys;
 use super::problem::{Origin, Problem, Problems};
 use super::reader::Settings;
+use super::units::{show_duration, show_size};
 use super::url::Url;
-use super::value::{Kind, Value, show_duration, show_size};
+use super::value::{Kind, Value};
 use super::{
     Batching, Config, Delivery, Device, Durability, Gauges, Logging, MqttUplink, OtlpPaths,
     OtlpUplink, Paths, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,

@@ -31,6 +31,7 @@ mod reader;
 mod source;
 #[cfg(test)]
 mod tests;
+mod units;
 mod url;
 mod value;
 
@@ -319,11 +320,11 @@ pub fn load(file: Option<&Path>, env: &Env) -> Result<Loaded, Problems> {
     let broken = problems.count().0 > 0;
     let mut cross = Problems::default();
     let config = build::build(&settings, files, &mut cross);
-    // With a key refused its default stands in for it, and a finding about the
-    // pair could be about a value that nobody wrote. Warnings are about files.
+    // With a key refused its default stands in for it, and a finding about a
+    // pair could be about a value that nobody wrote.
     cross
         .0
-        .retain(|problem| !broken || touches_no_default(&settings, problem));
+        .retain(|finding| !broken || stands(finding, &settings, &problems));
     problems.0.extend(cross.0);
     problems.finish();
     match problems.count() {
@@ -336,9 +337,12 @@ pub fn load(file: Option<&Path>, env: &Env) -> Result<Loaded, Problems> {
     }
 }
 
-/// Whether a finding stands on what somebody wrote.
-fn touches_no_default(settings: &Settings, problem: &Problem) -> bool {
-    !matches!(problem.origin, Origin::Default) && settings.0.contains_key(&problem.key)
+/// Whether a finding about a broken configuration is about what somebody
+/// wrote, or about a key that is missing and not merely refused or unreadable.
+fn stands(finding: &Problem, settings: &Settings, problems: &Problems) -> bool {
+    let written = !matches!(finding.origin, Origin::Default);
+    let refused = |problem: &Problem| problem.key.is_empty() || problem.key == finding.key;
+    written && (settings.0.contains_key(&finding.key) || !problems.0.iter().any(refused))
 }
 
 /// Files, environment and defaults, one over the other.

@@ -195,7 +195,7 @@ impl Problems {
             if let Some(last) = self.0.last().cloned() {
                 self.0.push(Problem {
                     key: String::new(),
-                    what: format!("{more} more problems are not shown"),
+                    what: format!("{more} more not shown"),
                     fix: "correct these first".into(),
                     ..last
                 });
@@ -334,7 +334,7 @@ mod tests {
         assert!(
             problems
                 .to_string()
-                .ends_with("900 more problems are not shown — correct these first")
+                .ends_with("900 more not shown — correct these first")
         );
     }
 }

@@ -288,6 +288,25 @@ fn what_belongs_together_is_checked_together() {
 }
 
 #[test]
+fn a_missing_key_is_told_beside_other_problems_but_not_when_it_was_only_refused() {
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nkeepalive = 1\n"),
+        &[
+            "uplink.mqtt.url: is missing",
+            "did you mean \"keep_alive\"?",
+        ],
+    );
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nurl = 1\n"),
+        &["uplink.mqtt.url: is a number"],
+    );
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nurl = x\n"),
+        &["sonde.toml:3:7: is not TOML"],
+    );
+}
+
+#[test]
 fn urls_become_hosts_ports_and_paths() {
     let config = fine(&toml(BOTH));
     let (otlp, mqtt) = (config.otlp.unwrap(), config.mqtt.unwrap());

@@ -14,6 +14,7 @@ use toml::de::DeValue;
 
 use super::UplinkName;
 use super::problem::{Origin, quoted, suggest};
+use super::units::{parse_duration, parse_size, show_duration, show_size};
 use super::url::Url;
 
 /// What a key takes.
@@ -447,93 +448,6 @@ pub(super) fn is_secret_name(lower: &str) -> bool {
     .any(|word| lower.contains(word))
 }
 
-/// `10s`, `1500ms`, `2d`: the largest unit that keeps it whole.
-pub(super) fn show_duration(duration: Duration) -> String {
-    let ms = duration.as_millis();
-    for (size, unit) in [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-    ] {
-        // 60s and 90s read better than 1m and 90000ms; only whole larger units are used.
-        if ms >= size
-            && ms % size == 0
-            && (unit == "s" || ms >= 2 * size || unit == "d" || unit == "h")
-        {
-            return format!("{}{unit}", ms / size);
-        }
-    }
-    match ms {
-        0 => "0s".into(),
-        _ => format!("{ms}ms"),
-    }
-}
-
-/// `64MiB`, `1000B`: the largest unit that keeps it whole.
-pub(super) fn show_size(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >> shift != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes}B")
-}
-
-/// `Ok(None)`: a duration, but too long to count.
-fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
-    let (number, unit) = split_unit(text);
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        "" => return Err(format!("{} has no unit", quoted(text))),
-        _ => return Err(format!("{} is not a duration", quoted(text))),
-    };
-    whole_number(number, text, "duration").map(|number| {
-        number
-            .and_then(|number| number.checked_mul(unit_ms))
-            .map(Duration::from_millis)
-    })
-}
-
-/// `Ok(None)`: a size, but too large to count.
-fn parse_size(text: &str) -> Result<Option<u64>, String> {
-    let (number, unit) = split_unit(text);
-    let unit_bytes = match unit {
-        "" | "B" => 1,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(format!("{} is not a size", quoted(text))),
-    };
-    whole_number(number, text, "size")
-        .map(|number| number.and_then(|number| number.checked_mul(unit_bytes)))
-}
-
-/// `Ok(None)`: a number, but negative or over 64 bits, so out of every range.
-fn whole_number(number: &str, text: &str, what: &str) -> Result<Option<u64>, String> {
-    let digits = number.strip_prefix('-').unwrap_or(number);
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("{} is not a {what} in whole numbers", quoted(text)));
-    }
-    Ok(number.parse().ok())
-}
-
-fn split_unit(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(end).unwrap_or((text, ""));
-    (number.trim(), unit)
-}
-
 fn uplink(text: &str) -> Result<UplinkName, Wrong> {
     match text {
         "otlp" => Ok(UplinkName::Otlp),
@@ -736,16 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back_as_the_same_value() {
-        for ms in [
-            1, 100, 999, 1000, 1500, 60_000, 90_000, 120_000, 3_600_000, 86_400_000,
-        ] {
-            let duration = Duration::from_millis(ms);
-            assert_eq!(parse_duration(&show_duration(duration)), Ok(Some(duration)));
-        }
-        for bytes in [0, 1, 1000, 1024, 1536, 64 << 20, 3 << 40, u64::MAX] {
-            assert_eq!(parse_size(&show_size(bytes)), Ok(Some(bytes)), "{bytes}");
-        }
+    fn text_reads_back_whatever_is_in_it() {
         let nasty = "quote \" slash \\ tab \t bell \u{7} é";
         let toml = toml_text(nasty);
         let parsed = DeValue::parse(&toml).unwrap().into_inner();
