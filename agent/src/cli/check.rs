@@ -93,3 +93,47 @@ fn some(count: usize, what: &str) -> String {
         _ => format!("{count} {what}s"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s.toml");
+        std::fs::write(&file, text).unwrap();
+        let env = Env {
+            vars: [("HOME".to_string(), "/home/op".into())].into(),
+            root: false,
+            folder: folder.path().into(),
+            default_file: file,
+        };
+        let loaded = config::load(None, &env);
+        let prefix = format!("{}/", folder.path().display());
+        (
+            report(&loaded, false).replace(&prefix, ""),
+            report(&loaded, true).replace(&prefix, ""),
+        )
+    }
+
+    #[test]
+    fn ends_with_one_line_that_gives_the_verdict() {
+        let (plain, _) = check("uplink.mqtt.url = \"mqtt://b\"");
+        assert_eq!(plain, "ok: s.toml\n");
+        let (plain, _) = check("");
+        assert!(plain.starts_with("warning: uplink: none"), "{plain}");
+        assert!(plain.ends_with("\nok, with 1 warning: s.toml\n"), "{plain}");
+        let (plain, _) = check("a = 1\nb = 2\nuplink.mqtt.url = \"mqtt://b\"");
+        assert!(plain.ends_with("\nrefused: 2 errors\n"), "{plain}");
+    }
+
+    #[test]
+    fn shows_the_line_with_a_caret_only_where_asked() {
+        let (plain, full) = check("uplink.mqtt.url = \"mqtt://b\"\n[batch]\nlength = 0\n");
+        assert_eq!(plain.lines().count(), 2);
+        assert!(
+            full.contains("     3 | length = 0\n       |          ^\n"),
+            "{full}"
+        );
+    }
+}

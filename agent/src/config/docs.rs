@@ -24,19 +24,25 @@ pub fn default_file() -> String {
          #   sonde check --effective   what would run, and where each value came from\n",
     );
     for section in SECTIONS {
-        let _ = write!(out, "\n{}", wrapped("# ", section.help));
+        let _ = write!(out, "\n\n{}", wrapped("## ", section.help));
         if section.path.contains('*') {
             let _ = writeln!(out, "[{}]", section.path.replace('*', "cpu"));
         } else {
             let _ = writeln!(out, "[{}]", section.path);
         }
+        let mut first = true;
         for key in keys::of_section(section.path) {
             if matches!(key.kind, Kind::Attributes | Kind::Headers) {
                 continue;
             }
             let name = key.path.rsplit('.').next().unwrap_or(key.path);
+            // The first key stands with its section.
+            if !first {
+                out.push('\n');
+            }
+            first = false;
             out.push_str(&wrapped("# ", key.help));
-            out.push_str(&wrapped("#   ", &capital(&key.kind.allowed())));
+            out.push_str(&wrapped("#   Allowed: ", &key.kind.allowed()));
             match key.default {
                 Some(default) => {
                     let _ = writeln!(out, "#{name} = {default}");
@@ -147,14 +153,6 @@ fn default_words(key: &Key) -> String {
     }
 }
 
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
 /// Comment lines of at most 88 characters.
 fn wrapped(prefix: &str, text: &str) -> String {
     let mut out = String::new();
@@ -163,10 +161,10 @@ fn wrapped(prefix: &str, text: &str) -> String {
     for word in text.split(' ') {
         if !empty && line.chars().count() + 1 + word.chars().count() > 88 {
             let _ = writeln!(out, "{line}");
-            line = "#   ".to_string();
-            if prefix == "# " {
-                line = prefix.to_string();
-            }
+            line = match prefix.ends_with("# ") {
+                true => prefix.to_string(),
+                false => "#   ".to_string(),
+            };
             empty = true;
         }
         if !empty {

@@ -164,13 +164,13 @@ pub static KEYS: &[Key] = &[
         Kind::Text,
         "not sent",
         "\"production\"",
-        "deployment.environment.name",
+        "What it serves, such as production or test (deployment.environment.name).",
     ),
     with(
         "device.service_name",
         Kind::Text,
         "\"sonde\"",
-        "service.name",
+        "service.name of the agent's own telemetry.",
     ),
     without(
         "device.attributes",

@@ -591,3 +591,32 @@ fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
         assert!(matches!(origin, Origin::File(_)), "{}", key.path);
     }
 }
+
+#[test]
+fn no_cut_and_no_damaged_byte_ends_in_a_panic() {
+    let whole: String = docs::default_file().replace("\n#", "\n");
+    let read = |text: String| {
+        let source = source::Source {
+            file: "/f.toml".into(),
+            text,
+        };
+        let (mut settings, mut problems) = (Settings::default(), Problems::default());
+        reader::read(&source, &mut settings, &mut problems);
+        for problem in &problems.0 {
+            let _ = (problem.to_string(), problem.excerpt());
+        }
+        build::build(&settings, Vec::new(), &mut problems);
+    };
+    for at in (0..whole.len())
+        .step_by(97)
+        .filter(|at| whole.is_char_boundary(*at))
+    {
+        let (before, after) = whole.split_at(at);
+        read(before.to_string());
+        for damage in [
+            "[", "]", "\"", "=", "\\", "\n", ".", "\u{0}", "é", "{", "\'\'\'", "#",
+        ] {
+            read(format!("{before}{damage}{after}"));
+        }
+    }
+}

@@ -139,12 +139,12 @@ impl Kind {
             Kind::Whole(min, max) => format!("a whole number from {min} to {max}"),
             Kind::Ratio => "a number from 0 to 1".into(),
             Kind::Duration(min, max) => format!(
-                "a duration from {} to {} such as \"500ms\", \"10s\", \"5m\", \"1h\", \"2d\"",
+                "a duration from {} to {} such as \"10s\"",
                 show_duration(Duration::from_millis(min)),
                 show_duration(Duration::from_millis(max))
             ),
             Kind::Size(min, max) => format!(
-                "a size from {} to {} such as \"512KiB\", \"64MiB\" or bytes",
+                "a size from {} to {} such as \"64MiB\"",
                 show_size(min),
                 show_size(max)
             ),
