@@ -68,7 +68,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 fn start(options: Options) -> Result<ExitCode, Failure> {
-    let env = Env::process();
+    let env = Env::of_process();
     let loaded = config::load(options.config.as_deref(), &env)
         .map_err(|problems| Failure::Config(problems.to_string()))?;
     journal::install(&loaded.config.log);

@@ -1,3 +1,7 @@
 //! `sonde`: arguments to one function per subcommand.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sonde_agent::cli::main(std::env::args_os().skip(1))
+}

@@ -1,3 +1,72 @@
-//! One file a subcommand.
+//! One file a subcommand. Arguments are read in [`args`]; [`main`] is the one
+//! match from a command to its function.
 
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::config::{self, Env};
+use crate::daemon;
+
+pub mod args;
+pub mod check;
+pub mod help;
+pub mod reload;
 pub mod status;
+
+/// All is well.
+pub const FINE: u8 = 0;
+/// It was tried and failed.
+pub const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const WRONG: u8 = 2;
+/// No agent answers.
+pub const UNREACHABLE: u8 = 3;
+
+/// Performs a command line (without the program's name).
+pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let env = Env::of_process();
+    let command = match args::parse(arguments) {
+        Ok(command) => command,
+        Err(wrong) => {
+            complain(&format!("sonde: {wrong}"));
+            return ExitCode::from(WRONG);
+        }
+    };
+    match command {
+        args::Command::Run { config } => daemon::run(daemon::Options { config }),
+        args::Command::Check(options) => check::run(&options, &env),
+        args::Command::Status {
+            config,
+            socket,
+            json,
+            watch,
+        } => status::run(status::Options {
+            socket: socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)),
+            json,
+            watch,
+        }),
+        args::Command::Reload { config, socket } => {
+            reload::run(&socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)))
+        }
+        args::Command::Help(topic) => {
+            say(&help::text(topic));
+            ExitCode::from(FINE)
+        }
+        args::Command::Version => {
+            say(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n"));
+            ExitCode::from(FINE)
+        }
+    }
+}
+
+/// To standard output. A reader that went away (`sonde check | head`) is no
+/// failure, and `print!` would end the program over it.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// A line to standard error.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

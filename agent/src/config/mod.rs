@@ -1,16 +1,46 @@
 //! The checked configuration: after [`Config`] nobody checks again.
 //!
-//! Two shapes: the file as people write it (read by `file`, every problem
-//! collected with its line and key) and this one, which cannot be wrong.
-//! Secrets are kept as paths and read when they are used, so that rotating one
-//! needs no restart.
+//! Two shapes: the file as people write it and this one, which cannot be wrong.
+//! Between them, one way:
+//!
+//! ```text
+//! files ─ source ─► reader ─► Settings ◄─ env (fills) ◄─ build::defaults (fill)
+//!                     ▲          │
+//!                    keys        ├─► build ─► Config
+//!                 (the table)    └─► effective (TOML again)
+//! ```
+//!
+//! Every problem is collected with its line and key; nothing stops at the first
+//! one. Secrets are kept as paths and read when they are used, so that rotating
+//! one needs no restart.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
+
+mod build;
+pub mod docs;
+mod effective;
+mod env;
+pub mod keys;
+mod problem;
+mod reader;
+mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+mod url;
+mod value;
+
+pub use env::{Env, VARIABLES};
+pub(crate) use problem::suggest;
+pub use problem::{Origin, Place, Problem, Problems, Severity};
+pub use reader::{Setting, Settings};
+pub use url::Url;
+pub use value::{Kind, Value, Wrong};
 
 /// Everything `sonde run` needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -257,4 +287,107 @@ pub struct Logging {
     pub level: log::LevelFilter,
     /// The least important level that is sent upstream.
     pub send: log::LevelFilter,
+}
+
+/// A configuration that was accepted.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What to run.
+    pub config: Config,
+    /// What works, and someone should know.
+    pub warnings: Problems,
+    /// Every value with its origin.
+    pub settings: Settings,
+}
+
+impl Loaded {
+    /// The configuration in effect as TOML, secrets masked.
+    pub fn effective(&self) -> String {
+        effective::to_toml(&self.settings)
+    }
+}
+
+/// Loads a configuration: `file` if one is named, else the default file if it
+/// exists, then the `conf.d` beside it, then the environment for what those
+/// leave open, then defaults. The daemon, its reload and `sonde check` all call this.
+///
+/// Reads the named files and looks at the files that hold secrets; blocks for that.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files, warnings at the end.
+pub fn load(file: Option<&Path>, env: &Env) -> Result<Loaded, Problems> {
+    let (settings, files, mut problems) = gather(file, env);
+    let broken = problems.count().0 > 0;
+    let mut cross = Problems::default();
+    let config = build::build(&settings, files, &mut cross);
+    // With a key refused its default stands in for it, and a finding about a
+    // pair could be about a value that nobody wrote.
+    cross
+        .0
+        .retain(|finding| !broken || stands(finding, &settings, &problems));
+    problems.0.extend(cross.0);
+    problems.finish();
+    match problems.count() {
+        (0, _) => Ok(Loaded {
+            config,
+            warnings: problems,
+            settings,
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// Whether a finding about a broken configuration is about what somebody
+/// wrote, or about a key that is missing and not merely refused or unreadable.
+fn stands(finding: &Problem, settings: &Settings, problems: &Problems) -> bool {
+    let written = !matches!(finding.origin, Origin::Default);
+    let refused = |problem: &Problem| problem.key.is_empty() || problem.key == finding.key;
+    written && (settings.0.contains_key(&finding.key) || !problems.0.iter().any(refused))
+}
+
+/// Files, environment and defaults, one over the other.
+fn gather(file: Option<&Path>, env: &Env) -> (Settings, Vec<PathBuf>, Problems) {
+    let mut problems = Problems::default();
+    let mut settings = Settings::default();
+    let main = match file {
+        Some(file) => env.folder.join(file),
+        None => env.default_file.clone(),
+    };
+    let sources = source::read_all(&main, file.is_some(), &mut problems);
+    for source in &sources {
+        reader::read(source, &mut settings, &mut problems);
+    }
+    env::fill(env, &mut settings, &mut problems);
+    build::defaults(env, &mut settings, &mut problems);
+    let files = sources.into_iter().map(|source| source.file).collect();
+    (settings, files, problems)
+}
+
+/// Where a running agent of this configuration answers; for `sonde status` and
+/// its like. A file that is wrong or unreadable gives what could be read of it:
+/// asking how the agent is must not depend on the file being right.
+pub fn status_socket(file: Option<&Path>, env: &Env) -> PathBuf {
+    match gather(file, env).0.0.remove("paths.status_socket") {
+        Some(Setting {
+            value: Value::Path(socket),
+            origin: Origin::File(_),
+        }) => socket,
+        _ => default_status_socket(env),
+    }
+}
+
+/// Where an agent without a configuration file answers. An operator is seldom
+/// the user that the service runs as, so the service's own place is next if
+/// there is nothing at this user's.
+pub fn default_status_socket(env: &Env) -> PathBuf {
+    let service = PathBuf::from("/run/sonde/status.sock");
+    let mut settings = Settings::default();
+    build::defaults(env, &mut settings, &mut Problems::default());
+    match settings.0.remove("paths.status_socket") {
+        Some(Setting {
+            value: Value::Path(own),
+            ..
+        }) if own.exists() || !service.exists() => own,
+        _ => service,
+    }
 }

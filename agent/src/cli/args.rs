@@ -1,0 +1,239 @@
+//! The command line, into a type that cannot be wrong.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+
+use super::help::{self, Topic};
+use crate::config::suggest;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `run`
+    Run {
+        /// `--config`
+        config: Option<PathBuf>,
+    },
+    /// `check`
+    Check(super::check::Options),
+    /// `status`
+    Status {
+        /// `--config`: take the socket's place from there.
+        config: Option<PathBuf>,
+        /// `--socket`
+        socket: Option<PathBuf>,
+        /// `--json`
+        json: bool,
+        /// `--watch`
+        watch: bool,
+    },
+    /// `reload`
+    Reload {
+        /// `--config`: take the socket's place from there.
+        config: Option<PathBuf>,
+        /// `--socket`
+        socket: Option<PathBuf>,
+    },
+    /// `help`, `--help` and no arguments at all.
+    Help(Topic),
+    /// `--version`
+    Version,
+}
+
+/// Reads a command line without the program's name.
+///
+/// # Errors
+/// One sentence for people, with what to do.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    read(Parser::from_args(arguments))
+}
+
+fn read(mut parser: Parser) -> Result<Command, String> {
+    let name = match parser.next().map_err(told)? {
+        None => return Ok(Command::Help(Topic::All)),
+        Some(Arg::Long("version") | Arg::Short('V')) => return Ok(Command::Version),
+        Some(Arg::Long("help") | Arg::Short('h')) => return Ok(Command::Help(Topic::All)),
+        Some(Arg::Value(name)) => name.to_string_lossy().into_owned(),
+        Some(other) => {
+            let shown = show(&other);
+            return Err(format!(
+                "{shown} has no command before it; write `sonde COMMAND {shown}`, see `sonde help`"
+            ));
+        }
+    };
+    if name == "help" {
+        return match parser.next().map_err(told)? {
+            None => Ok(Command::Help(Topic::All)),
+            Some(arg) => topic(&show(&arg)),
+        };
+    }
+    let Some(topic) = help::TOPICS
+        .iter()
+        .find(|topic| topic.name == name && topic.is_command())
+    else {
+        return Err(unknown(
+            "command",
+            &name,
+            help::TOPICS
+                .iter()
+                .filter(|t| t.is_command())
+                .map(|t| t.name),
+        ));
+    };
+    let mut flags = Flags::default();
+    while let Some(arg) = parser.next().map_err(told)? {
+        let shown = show(&arg);
+        let option = match arg {
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help(Topic::Of(topic.name))),
+            Arg::Short('c') => "config",
+            Arg::Long(name) => match topic.options.iter().find(|option| option.name == name) {
+                Some(option) => option.name,
+                None => {
+                    let known: Vec<String> = topic
+                        .options
+                        .iter()
+                        .map(|o| format!("--{}", o.name))
+                        .collect();
+                    let wrong = unknown("option", &shown, known.iter().map(String::as_str));
+                    return Err(format!("{}: {wrong}", topic.name));
+                }
+            },
+            _ => {
+                return Err(format!(
+                    "{}: {shown} is one argument too many; see `sonde help {0}`",
+                    topic.name
+                ));
+            }
+        };
+        match option {
+            "config" => once(&mut flags.config, &mut parser, "--config")?,
+            "socket" => once(&mut flags.socket, &mut parser, "--socket")?,
+            "json" => flags.json = true,
+            "watch" => flags.watch = true,
+            _ => flags.effective = true,
+        }
+    }
+    let Flags {
+        config,
+        socket,
+        json,
+        watch,
+        effective,
+    } = flags;
+    Ok(match topic.name {
+        "run" => Command::Run { config },
+        "check" => Command::Check(super::check::Options { config, effective }),
+        "status" => Command::Status {
+            config,
+            socket,
+            json,
+            watch,
+        },
+        _ => Command::Reload { config, socket },
+    })
+}
+
+#[derive(Default)]
+struct Flags {
+    config: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    json: bool,
+    watch: bool,
+    effective: bool,
+}
+
+fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(), String> {
+    let value: OsString = parser.value().map_err(told)?;
+    if value.is_empty() {
+        return Err(format!("{name} needs a path after it"));
+    }
+    match slot.replace(value.into()) {
+        None => Ok(()),
+        Some(_) => Err(format!("{name} is given twice")),
+    }
+}
+
+fn topic(name: &str) -> Result<Command, String> {
+    match help::TOPICS.iter().find(|topic| topic.name == name) {
+        Some(topic) => Ok(Command::Help(Topic::Of(topic.name))),
+        None => Err(unknown("topic", name, help::TOPICS.iter().map(|t| t.name))),
+    }
+}
+
+fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    match suggest(typed, known.clone()) {
+        Some(meant) => format!("there is no {what} {typed:?}; did you mean {meant}?"),
+        None => format!(
+            "there is no {what} {typed:?}; there are: {}",
+            known.collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+fn show(arg: &Arg<'_>) -> String {
+    match arg {
+        Arg::Long(name) => format!("--{name}"),
+        Arg::Short(name) => format!("-{name}"),
+        Arg::Value(value) => value.to_string_lossy().into_owned(),
+    }
+}
+
+fn told(error: lexopt::Error) -> String {
+    format!("{error}; see `sonde help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: Result<Command, &str>) {
+        let got = parse(line.split_whitespace().map(OsString::from));
+        match (got, expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{line}"),
+            (Err(got), Err(part)) => assert!(got.contains(part), "{line}: {got}"),
+            (got, expected) => panic!("{line}: {got:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn commands_take_their_options_and_no_others() {
+        check("", Ok(Command::Help(Topic::All)));
+        check("--version", Ok(Command::Version));
+        check("run", Ok(Command::Run { config: None }));
+        check(
+            "run --config=a.toml",
+            Ok(Command::Run {
+                config: Some("a.toml".into()),
+            }),
+        );
+        check(
+            "run -c a.toml",
+            Ok(Command::Run {
+                config: Some("a.toml".into()),
+            }),
+        );
+        check("run --help", Ok(Command::Help(Topic::Of("run"))));
+        check("help check", Ok(Command::Help(Topic::Of("check"))));
+        check("help config", Ok(Command::Help(Topic::Of("config"))));
+        check(
+            "status --socket /s --json --watch",
+            Ok(Command::Status {
+                config: None,
+                socket: Some("/s".into()),
+                json: true,
+                watch: true,
+            }),
+        );
+        check("run --json", Err("there are: --config"));
+        check("run --confg x", Err("did you mean --config?"));
+        check("run x", Err("one argument too many"));
+        check("run --config", Err("--config"));
+        check("run --config a --config b", Err("twice"));
+        check("statsu", Err("did you mean status?"));
+        check("config", Err("there is no command"));
+        check("--config x", Err("sonde COMMAND"));
+        check("status --json=1", Err("json"));
+    }
+}

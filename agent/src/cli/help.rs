@@ -1,0 +1,255 @@
+//! What the commands are and take: one table for the argument reader, `sonde
+//! help` and the man page.
+
+use std::fmt::Write;
+
+/// What help is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Everything, in short.
+    All,
+    /// One of [`TOPICS`].
+    Of(&'static str),
+}
+
+/// A command, or something else that has a help text.
+#[derive(Debug)]
+pub struct About {
+    /// Its name.
+    pub name: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// A paragraph or two.
+    pub text: &'static str,
+    /// Options.
+    pub options: &'static [Flag],
+}
+
+/// An option.
+#[derive(Debug)]
+pub struct Flag {
+    /// Without the dashes.
+    pub name: &'static str,
+    /// What follows it; empty: nothing.
+    pub value: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl About {
+    /// Whether it can be run.
+    pub fn is_command(&self) -> bool {
+        self.name != "config"
+    }
+}
+
+const CONFIG: Flag = Flag {
+    name: "config",
+    value: "FILE",
+    help: "Use this configuration file (short: -c). Default: /etc/sonde/sonde.toml if it exists, else built-in defaults.",
+};
+const SOCKET: Flag = Flag {
+    name: "socket",
+    value: "PATH",
+    help: "The agent's status socket. Default: as in the configuration.",
+};
+
+/// In the order in which they are listed.
+pub static TOPICS: &[About] = &[
+    About {
+        name: "run",
+        summary: "run the agent in the foreground",
+        text: "Samples this machine, keeps what it reads in a spool and delivers it to the configured uplinks. \
+               Ends with SIGTERM or SIGINT after everything is on disk; SIGHUP reads the configuration again.",
+        options: &[CONFIG],
+    },
+    About {
+        name: "check",
+        summary: "check the configuration",
+        text: "Loads the configuration as the agent would and lists every problem with its line. \
+               Ends with 0 if an agent would start with it, else with 2.",
+        options: &[
+            CONFIG,
+            Flag {
+                name: "effective",
+                value: "",
+                help: "Print what would run as TOML, each value with where it came from, secrets masked.",
+            },
+        ],
+    },
+    About {
+        name: "status",
+        summary: "show how the running agent is",
+        text: "Asks the running agent. Ends with 3 if none answers.",
+        options: &[
+            CONFIG,
+            SOCKET,
+            Flag {
+                name: "json",
+                value: "",
+                help: "Print JSON (schema 1) instead of text.",
+            },
+            Flag {
+                name: "watch",
+                value: "",
+                help: "Show it again and again until interrupted.",
+            },
+        ],
+    },
+    About {
+        name: "reload",
+        summary: "make the running agent read its configuration again",
+        text: "Sends SIGHUP to the agent that serves the status socket. \
+               A configuration with an error is refused and the old one stays; `sonde status` says so. \
+               Ends with 3 if no agent answers.",
+        options: &[CONFIG, SOCKET],
+    },
+    About {
+        name: "config",
+        summary: "every key of the configuration file",
+        text: "",
+        options: &[],
+    },
+];
+
+const CODES: &str = "0 fine, 1 failed, 2 wrong usage or config, 3 agent not reachable";
+
+/// The text of a topic.
+pub fn text(topic: Topic) -> String {
+    match topic {
+        Topic::Of("config") => crate::config::docs::default_file(),
+        Topic::Of(name) => TOPICS
+            .iter()
+            .find(|about| about.name == name)
+            .map_or_else(String::new, one),
+        Topic::All => all(),
+    }
+}
+
+fn all() -> String {
+    let mut out = String::from(
+        "Sonde samples this machine, keeps what it reads through outages, and delivers it\n\
+         over OTLP/HTTP and MQTT 5.\n\nUsage: sonde COMMAND [OPTIONS]\n\n",
+    );
+    for about in TOPICS.iter().filter(|about| about.is_command()) {
+        let _ = writeln!(out, "  {:<8} {}", about.name, about.summary);
+    }
+    let _ = write!(
+        out,
+        "\n  sonde help COMMAND   what a command does and takes\n\
+         \x20 sonde help config    every key of the configuration file (itself a valid one)\n\
+         \x20 sonde --version\n\n\
+         Exit codes: {CODES}.\n"
+    );
+    out
+}
+
+fn one(about: &About) -> String {
+    let usage: Vec<String> = about
+        .options
+        .iter()
+        .map(|flag| format!("[{}]", spelled(flag)))
+        .collect();
+    let mut out = format!("Usage: sonde {} {}\n\n", about.name, usage.join(" "));
+    fill(&mut out, "", about.text);
+    if !about.options.is_empty() {
+        out.push('\n');
+    }
+    for flag in about.options {
+        let _ = writeln!(out, "  {}", spelled(flag));
+        fill(&mut out, "      ", flag.help);
+    }
+    out
+}
+
+fn spelled(flag: &Flag) -> String {
+    match flag.value {
+        "" => format!("--{}", flag.name),
+        value => format!("--{} {value}", flag.name),
+    }
+}
+
+/// Lines of at most 80 characters.
+fn fill(out: &mut String, indent: &str, text: &str) {
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        if width > 0 && width + 1 + word.chars().count() > 80 {
+            out.push('\n');
+            width = 0;
+        }
+        match width {
+            0 => {
+                out.push_str(indent);
+                width = indent.len();
+            }
+            _ => {
+                out.push(' ');
+                width += 1;
+            }
+        }
+        out.push_str(word);
+        width += word.chars().count();
+    }
+    out.push('\n');
+}
+
+/// The man page sonde(1).
+#[cfg(test)]
+fn man_page() -> String {
+    use crate::config::docs::roff;
+    let mut out = String::from(
+        ".\\\" Written from the table of commands in agent/src/cli/help.rs.\n\
+         .TH SONDE 1 \"\" \"Sonde\" \"User commands\"\n\
+         .SH NAME\nsonde \\- fleet device agent for embedded Linux gateways\n\
+         .SH SYNOPSIS\n.B sonde\nCOMMAND [OPTIONS]\n\
+         .SH DESCRIPTION\nSamples this machine, keeps what it reads through outages, and delivers it over OTLP/HTTP and MQTT 5.\n\
+         .SH COMMANDS\n",
+    );
+    for about in TOPICS.iter().filter(|about| about.is_command()) {
+        let _ = write!(out, ".SS {}\n{}\n", about.name, roff(about.text));
+        for flag in about.options {
+            let _ = write!(
+                out,
+                ".TP\n.B {}\n{}\n",
+                roff(&spelled(flag)),
+                roff(flag.help)
+            );
+        }
+    }
+    let _ = write!(
+        out,
+        ".SS help [COMMAND|config]\nShows help; for\n.I config\nevery key of the configuration file, as a file that can be used.\n\
+         .SH EXIT STATUS\n{}.\n\
+         .SH FILES\n.I /etc/sonde/sonde.toml\n.br\n.I /etc/sonde/conf.d/*.toml\n.br\n.I /var/lib/sonde\n.br\n.I /run/sonde/status.sock\n\
+         .SH SEE ALSO\n.BR sonde.toml (5)\n",
+        roff(CODES)
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_man_page_is_what_the_table_of_commands_says() {
+        crate::config::docs::compare("docs/man/sonde.1", &man_page());
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_names_every_option() {
+        for about in TOPICS.iter().filter(|about| about.is_command()) {
+            let text = text(Topic::Of(about.name));
+            assert!(
+                text.lines().skip(1).all(|line| line.chars().count() <= 80),
+                "{text}"
+            );
+            assert!(about.options.iter().all(|flag| text.contains(flag.name)));
+        }
+        assert!(
+            text(Topic::All)
+                .lines()
+                .all(|line| line.chars().count() <= 82)
+        );
+    }
+}

@@ -1,0 +1,741 @@
+//! Every key there is: one table that drives the reader, the default file, the
+//! man page and docs/CONFIG.md, so that none of them can know a key or a limit
+//! that the others do not.
+
+use crate::gauge::Family;
+
+use super::value::Kind;
+
+/// A key of the file. `*` in a path stands for each gauge family.
+#[derive(Debug)]
+pub struct Key {
+    /// Dotted path.
+    pub path: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Its default as TOML; `None`: it has none, and `unset` says what happens.
+    pub default: Option<&'static str>,
+    /// What happens without it, or where a computed default comes from.
+    pub unset: &'static str,
+    /// What to show in the commented default file where there is no default.
+    pub example: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+/// A section and what it is about.
+#[derive(Debug)]
+pub struct Section {
+    /// Dotted path.
+    pub path: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+const DAY: u64 = 24 * HOUR;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const LEVELS: Kind = Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]);
+
+/// The words of `trace.sampler`, as in `OTEL_TRACES_SAMPLER`.
+pub const SAMPLERS: [&str; 6] = [
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+    "always_on",
+    "always_off",
+    "traceidratio",
+];
+
+const fn with(path: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key {
+        path,
+        kind,
+        default: Some(default),
+        unset: "",
+        example: "",
+        help,
+    }
+}
+
+const fn without(
+    path: &'static str,
+    kind: Kind,
+    unset: &'static str,
+    example: &'static str,
+    help: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default: None,
+        unset,
+        example,
+        help,
+    }
+}
+
+/// Sections, in the order in which people read them.
+pub static SECTIONS: &[Section] = &[
+    Section {
+        path: "device",
+        help: "Who this gateway is. Everything it sends carries this.",
+    },
+    Section {
+        path: "device.attributes",
+        help: "Further OTLP resource attributes, such as site = \"plant 7\".",
+    },
+    Section {
+        path: "paths",
+        help: "Folders and sockets.",
+    },
+    Section {
+        path: "clock",
+        help: "When to believe the wall clock.",
+    },
+    Section {
+        path: "gauges",
+        help: "What is sampled, and how often.",
+    },
+    Section {
+        path: "gauges.*",
+        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program) or agent (its own workings).",
+    },
+    Section {
+        path: "batch",
+        help: "How readings become batches: longer ones cost fewer bytes a point.",
+    },
+    Section {
+        path: "spool",
+        help: "What waits for an uplink: in memory first, on flash when needed.",
+    },
+    Section {
+        path: "uplink.otlp",
+        help: "OTLP over HTTP, to any OpenTelemetry collector or back end.",
+    },
+    Section {
+        path: "uplink.otlp.headers",
+        help: "HTTP headers that are not secret, such as x-scope-orgid = \"tenant\".",
+    },
+    Section {
+        path: "uplink.otlp.tls",
+        help: "What TLS trusts and shows; files are read again at each connection.",
+    },
+    Section {
+        path: "uplink.mqtt",
+        help: "MQTT 5, to any broker.",
+    },
+    Section {
+        path: "uplink.mqtt.tls",
+        help: "What TLS trusts and shows; files are read again at each connection.",
+    },
+    Section {
+        path: "route",
+        help: "Which uplinks each signal goes to. [] keeps a signal from being sent.",
+    },
+    Section {
+        path: "trace",
+        help: "Which spans of the agent's own work are kept.",
+    },
+    Section {
+        path: "log",
+        help: "The agent's own log.",
+    },
+    Section {
+        path: "shutdown",
+        help: "How the agent ends.",
+    },
+];
+
+/// Keys, in the order of [`SECTIONS`].
+pub static KEYS: &[Key] = &[
+    without(
+        "device.id",
+        Kind::Name,
+        "device-tree serial, else machine id, else host name",
+        "\"gw-0017\"",
+        "Unique name of this gateway (device.id).",
+    ),
+    without(
+        "device.environment",
+        Kind::Text,
+        "not sent",
+        "\"production\"",
+        "What it serves, such as production or test (deployment.environment.name).",
+    ),
+    with(
+        "device.service_name",
+        Kind::Text,
+        "\"sonde\"",
+        "service.name of the agent's own telemetry.",
+    ),
+    without(
+        "device.attributes",
+        Kind::Attributes,
+        "none",
+        "",
+        "Further resource attributes, a name and a text each.",
+    ),
+    without(
+        "paths.state",
+        Kind::Path,
+        "$STATE_DIRECTORY, else /var/lib/sonde for root, else $XDG_STATE_HOME/sonde or ~/.local/state/sonde",
+        "\"/var/lib/sonde\"",
+        "What must survive a reboot; the spool lies in its folder spool.",
+    ),
+    without(
+        "paths.runtime",
+        Kind::Path,
+        "$RUNTIME_DIRECTORY, else /run/sonde for root, else $XDG_RUNTIME_DIR/sonde, else the folder run in paths.state",
+        "\"/run/sonde\"",
+        "What need not survive a reboot: sockets.",
+    ),
+    without(
+        "paths.status_socket",
+        Kind::Path,
+        "status.sock in paths.runtime",
+        "\"/run/sonde/status.sock\"",
+        "Where `sonde status` asks; at most 107 bytes.",
+    ),
+    with(
+        "paths.root",
+        Kind::Path,
+        "\"/\"",
+        "Where /proc, /sys and /etc are looked for; another folder only in tests and containers.",
+    ),
+    with(
+        "clock.trust",
+        Kind::ClockTrust,
+        "\"timesync\"",
+        "\"timesync\": systemd-timesyncd says so; \"file:/PATH\": once that file exists, such as a GPS daemon's; \"always\": this gateway has a battery clock.",
+    ),
+    with(
+        "gauges.interval",
+        Kind::Duration(100, DAY),
+        "\"10s\"",
+        "How often each family is read that says nothing else.",
+    ),
+    without(
+        "gauges.*.interval",
+        Kind::Duration(100, DAY),
+        "gauges.interval",
+        "\"60s\"",
+        "How often this family is read.",
+    ),
+    with(
+        "gauges.*.enabled",
+        Kind::Flag,
+        "true",
+        "Whether this family is read.",
+    ),
+    with(
+        "batch.length",
+        Kind::Duration(SECOND, HOUR),
+        "\"30s\"",
+        "A batch is sealed when its first reading is this old.",
+    ),
+    with(
+        "spool.quota",
+        Kind::Size(2 * MIB, TIB),
+        "\"64MiB\"",
+        "Bytes that the spool's files may occupy.",
+    ),
+    with(
+        "spool.reserve",
+        Kind::Size(0, TIB),
+        "\"32MiB\"",
+        "Bytes that stay free on the spool's file system.",
+    ),
+    with(
+        "spool.memory",
+        Kind::Size(64 * KIB, 1024 * MIB),
+        "\"1MiB\"",
+        "Bytes of batches kept in memory.",
+    ),
+    with(
+        "spool.loss_window",
+        Kind::Duration(2 * SECOND, DAY),
+        "\"60s\"",
+        "The most that a power cut may cost; at least two batches long.",
+    ),
+    with(
+        "spool.durability",
+        Kind::Choice(&["window", "always"]),
+        "\"window\"",
+        "\"window\": flash is written when a required uplink is down or the loss window is about to pass; \"always\": before anything is sent.",
+    ),
+    without(
+        "uplink.otlp.endpoint",
+        Kind::Url(&["http", "https"], true),
+        "no OTLP uplink",
+        "\"https://otel.example.com:4318\"",
+        "Base URL; /v1/metrics, /v1/traces and /v1/logs are appended.",
+    ),
+    without(
+        "uplink.otlp.metrics_path",
+        Kind::Target,
+        "the endpoint's path and /v1/metrics",
+        "\"/v1/metrics\"",
+        "Where metrics go, used as it is.",
+    ),
+    without(
+        "uplink.otlp.traces_path",
+        Kind::Target,
+        "the endpoint's path and /v1/traces",
+        "\"/v1/traces\"",
+        "Where traces go, used as it is.",
+    ),
+    without(
+        "uplink.otlp.logs_path",
+        Kind::Target,
+        "the endpoint's path and /v1/logs",
+        "\"/v1/logs\"",
+        "Where logs go, used as it is.",
+    ),
+    without(
+        "uplink.otlp.headers_file",
+        Kind::Secret,
+        "no secret headers",
+        "\"/etc/sonde/otlp-headers\"",
+        "File of `Name: value` lines (such as Authorization), read at each connection and after a 401 or 403.",
+    ),
+    with(
+        "uplink.otlp.compression",
+        Kind::Choice(&["gzip", "none"]),
+        "\"gzip\"",
+        "How bodies travel.",
+    ),
+    with(
+        "uplink.otlp.required",
+        Kind::Flag,
+        "true",
+        "Frames are kept until this uplink has acknowledged them.",
+    ),
+    with(
+        "uplink.otlp.timeout",
+        Kind::Duration(SECOND, 600 * SECOND),
+        "\"10s\"",
+        "The longest that a request or a connection attempt may take.",
+    ),
+    with(
+        "uplink.otlp.backoff_min",
+        Kind::Duration(100, HOUR),
+        "\"1s\"",
+        "First wait between attempts; the wait is a random part of it.",
+    ),
+    with(
+        "uplink.otlp.backoff_max",
+        Kind::Duration(SECOND, DAY),
+        "\"5m\"",
+        "Longest wait between attempts.",
+    ),
+    without(
+        "uplink.otlp.backlog_rate",
+        Kind::Size(KIB, TIB),
+        "as fast as it goes",
+        "\"64KiB\"",
+        "Bytes a second that a backlog may take.",
+    ),
+    with(
+        "uplink.otlp.first_send_jitter",
+        Kind::Duration(0, HOUR),
+        "\"10s\"",
+        "The first send after a reconnect waits a random part of this, so that a fleet does not stampede.",
+    ),
+    without(
+        "uplink.otlp.headers",
+        Kind::Headers,
+        "none",
+        "",
+        "HTTP headers that are not secret, a name and a text each.",
+    ),
+    without(
+        "uplink.otlp.tls.ca_file",
+        Kind::Path,
+        "the system's roots",
+        "\"/etc/sonde/ca.pem\"",
+        "PEM file of the roots to trust.",
+    ),
+    without(
+        "uplink.otlp.tls.cert_file",
+        Kind::Path,
+        "no client certificate",
+        "\"/etc/sonde/client.pem\"",
+        "PEM client certificate chain; needs key_file.",
+    ),
+    without(
+        "uplink.otlp.tls.key_file",
+        Kind::Secret,
+        "no client certificate",
+        "\"/etc/sonde/client.key\"",
+        "PEM client key; needs cert_file.",
+    ),
+    without(
+        "uplink.mqtt.url",
+        Kind::Url(&["mqtt", "mqtts"], false),
+        "no MQTT uplink",
+        "\"mqtts://broker.example.com:8883\"",
+        "The broker; mqtts is TLS.",
+    ),
+    without(
+        "uplink.mqtt.client_id",
+        Kind::Name,
+        "sonde-{device.id}",
+        "\"gw-0017\"",
+        "MQTT client identifier, unique at the broker.",
+    ),
+    without(
+        "uplink.mqtt.username",
+        Kind::Text,
+        "none",
+        "\"gw-0017\"",
+        "User name.",
+    ),
+    without(
+        "uplink.mqtt.password_file",
+        Kind::Secret,
+        "no password",
+        "\"/etc/sonde/mqtt-password\"",
+        "File that holds the password, read at each connection.",
+    ),
+    with(
+        "uplink.mqtt.keep_alive",
+        Kind::Duration(5 * SECOND, 65_535 * SECOND),
+        "\"60s\"",
+        "Keep-alive; a dead link is noticed within two of them.",
+    ),
+    with(
+        "uplink.mqtt.topic_prefix",
+        Kind::Topic,
+        "\"sonde/{device.id}\"",
+        "What topics start with.",
+    ),
+    without(
+        "uplink.mqtt.message_expiry",
+        Kind::Duration(SECOND, 3_650 * DAY),
+        "for ever",
+        "\"1d\"",
+        "How long the broker may keep an undelivered telemetry message.",
+    ),
+    with(
+        "uplink.mqtt.window",
+        Kind::Whole(1, 1024),
+        "16",
+        "Unacknowledged publishes at a time.",
+    ),
+    with(
+        "uplink.mqtt.required",
+        Kind::Flag,
+        "true",
+        "Frames are kept until this uplink has acknowledged them.",
+    ),
+    with(
+        "uplink.mqtt.timeout",
+        Kind::Duration(SECOND, 600 * SECOND),
+        "\"10s\"",
+        "The longest that a connection attempt may take.",
+    ),
+    with(
+        "uplink.mqtt.backoff_min",
+        Kind::Duration(100, HOUR),
+        "\"1s\"",
+        "First wait between attempts; the wait is a random part of it.",
+    ),
+    with(
+        "uplink.mqtt.backoff_max",
+        Kind::Duration(SECOND, DAY),
+        "\"5m\"",
+        "Longest wait between attempts.",
+    ),
+    without(
+        "uplink.mqtt.backlog_rate",
+        Kind::Size(KIB, TIB),
+        "as fast as it goes",
+        "\"64KiB\"",
+        "Bytes a second that a backlog may take.",
+    ),
+    with(
+        "uplink.mqtt.first_send_jitter",
+        Kind::Duration(0, HOUR),
+        "\"10s\"",
+        "The first send after a reconnect waits a random part of this, so that a fleet does not stampede.",
+    ),
+    without(
+        "uplink.mqtt.tls.ca_file",
+        Kind::Path,
+        "the system's roots",
+        "\"/etc/sonde/ca.pem\"",
+        "PEM file of the roots to trust.",
+    ),
+    without(
+        "uplink.mqtt.tls.cert_file",
+        Kind::Path,
+        "no client certificate",
+        "\"/etc/sonde/client.pem\"",
+        "PEM client certificate chain; needs key_file.",
+    ),
+    without(
+        "uplink.mqtt.tls.key_file",
+        Kind::Secret,
+        "no client certificate",
+        "\"/etc/sonde/client.key\"",
+        "PEM client key; needs cert_file.",
+    ),
+    without(
+        "route.metrics",
+        Kind::Uplinks,
+        "otlp if it is configured, else mqtt",
+        "[\"otlp\"]",
+        "Gauges.",
+    ),
+    without(
+        "route.traces",
+        Kind::Uplinks,
+        "otlp if it is configured, else mqtt",
+        "[\"otlp\"]",
+        "Spans.",
+    ),
+    without(
+        "route.logs",
+        Kind::Uplinks,
+        "otlp if it is configured, else mqtt",
+        "[\"otlp\"]",
+        "Log records.",
+    ),
+    with(
+        "trace.sampler",
+        Kind::Choice(&SAMPLERS),
+        "\"parentbased_always_on\"",
+        "OpenTelemetry's sampler for spans that are not routine.",
+    ),
+    with(
+        "trace.ratio",
+        Kind::Ratio,
+        "1.0",
+        "For the two samplers that keep a part.",
+    ),
+    with(
+        "trace.routine_ratio",
+        Kind::Ratio,
+        "0.01",
+        "Part of healthy ticks, flushes and batches whose spans are sent; failed and slow ones always are.",
+    ),
+    with(
+        "trace.slow",
+        Kind::Duration(1, HOUR),
+        "\"1s\"",
+        "A routine span that takes longer is kept whatever the ratio says.",
+    ),
+    with(
+        "log.level",
+        LEVELS,
+        "\"info\"",
+        "The least important level on standard error.",
+    ),
+    with(
+        "log.send",
+        LEVELS,
+        "\"warn\"",
+        "The least important level that is sent upstream.",
+    ),
+    with(
+        "shutdown.timeout",
+        Kind::Duration(SECOND, 600 * SECOND),
+        "\"10s\"",
+        "From SIGTERM to the last byte synced; shorter than the service manager's own limit.",
+    ),
+];
+
+/// Names that people coming from other agents try, and what they are here.
+const ALIASES: &[(&str, &str)] = &[
+    ("uplink.otlp.url", "endpoint"),
+    ("uplink.otlp.host", "endpoint"),
+    (
+        "uplink.otlp.insecure",
+        "endpoint (http:// is insecure, https:// is TLS)",
+    ),
+    ("uplink.mqtt.endpoint", "url"),
+    ("uplink.mqtt.host", "url"),
+    ("uplink.mqtt.broker", "url"),
+    ("uplink.mqtt.server", "url"),
+    ("uplink.mqtt.user", "username"),
+    ("uplink.mqtt.clientid", "client_id"),
+    ("uplink.mqtt.inflight", "window"),
+    ("spool.size", "quota"),
+    ("spool.limit", "quota"),
+    ("spool.path", "paths.state"),
+    ("device.name", "id"),
+];
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// A key.
+    Key(&'static Key),
+    /// A section with keys in it.
+    Section,
+    /// Nothing.
+    Nothing,
+}
+
+/// What stands at a path of names.
+pub fn find(path: &[String]) -> Found {
+    let mut found = Found::Nothing;
+    for key in KEYS {
+        let mut pattern = key.path.split('.');
+        if path
+            .iter()
+            .all(|name| pattern.next().is_some_and(|part| matches(part, name)))
+        {
+            match pattern.next() {
+                None => return Found::Key(key),
+                Some(_) => found = Found::Section,
+            }
+        }
+    }
+    found
+}
+
+/// The key of a concrete dotted path.
+pub fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| {
+        let mut names = path.split('.');
+        key.path
+            .split('.')
+            .all(|part| names.next().is_some_and(|name| matches(part, name)))
+            && names.next().is_none()
+    })
+}
+
+/// Names that may follow a path, for suggestions.
+pub fn children(path: &[String]) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for key in KEYS {
+        let mut pattern = key.path.split('.');
+        if path
+            .iter()
+            .all(|name| pattern.next().is_some_and(|part| matches(part, name)))
+        {
+            match pattern.next() {
+                Some("*") => names.extend(Family::ALL.iter().map(|family| family.as_str())),
+                Some(name) => names.push(name),
+                None => {}
+            }
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// What an unknown key is called here, if other agents call it so.
+pub fn alias(path: &str) -> Option<&'static str> {
+    let found = ALIASES
+        .iter()
+        .find(|(other, _)| *other == path.to_ascii_lowercase());
+    found.map(|(_, name)| *name)
+}
+
+/// Paths of keys that have this last name, with `*` replaced by a family.
+pub fn elsewhere(name: &str) -> Vec<String> {
+    KEYS.iter()
+        .filter(|key| key.path.rsplit('.').next() == Some(name))
+        .map(|key| key.path.replace('*', "cpu"))
+        .collect()
+}
+
+/// Every concrete path with its key, `*` expanded, in the order of the table.
+pub fn expanded() -> impl Iterator<Item = (String, &'static Key)> {
+    // All keys of one family together: section by section, not key by key.
+    SECTIONS.iter().flat_map(|section| {
+        let families: Vec<&str> = match section.path.contains('*') {
+            true => Family::ALL.iter().map(|family| family.as_str()).collect(),
+            false => vec![""],
+        };
+        families.into_iter().flat_map(move |family| {
+            of_section(section.path).map(move |key| (key.path.replace('*', family), key))
+        })
+    })
+}
+
+/// The keys that stand directly in a section. A table such as the headers is a
+/// section of its own with one key: itself.
+pub fn of_section(section: &'static str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| section_of(key) == section)
+}
+
+fn section_of(key: &Key) -> &'static str {
+    match key.kind {
+        Kind::Attributes | Kind::Headers => key.path,
+        _ => key.path.rsplit_once('.').map_or("", |(section, _)| section),
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern {
+        "*" => Family::ALL.iter().any(|family| family.as_str() == name),
+        _ => pattern == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use toml::de::DeValue;
+
+    use super::*;
+
+    #[test]
+    fn every_default_and_example_is_a_value_that_its_key_takes() {
+        for key in KEYS {
+            for toml in key
+                .default
+                .into_iter()
+                .chain(Some(key.example).filter(|e| !e.is_empty()))
+            {
+                let value = DeValue::parse(toml).expect(key.path);
+                key.kind
+                    .read(value.get_ref(), Path::new("/"))
+                    .expect(key.path);
+            }
+            assert!(!key.help.is_empty(), "{}", key.path);
+            assert!(
+                key.default.is_some() || !key.unset.is_empty(),
+                "{}",
+                key.path
+            );
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_section_and_stands_once() {
+        let listed: Vec<String> = expanded().map(|(path, _)| path).collect();
+        let mut unique = listed.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), listed.len());
+        let families = Family::ALL.len();
+        let starred = KEYS.iter().filter(|key| key.path.contains('*')).count();
+        assert_eq!(listed.len(), KEYS.len() - starred + starred * families);
+        for path in &listed {
+            assert!(key(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn aliases_point_at_keys_that_exist_from_paths_that_do_not() {
+        for (other, name) in ALIASES {
+            assert!(key(other).is_none(), "{other}");
+            let name = name.split(' ').next().unwrap();
+            let section = other.rsplit_once('.').unwrap().0;
+            assert!(
+                key(name).or(key(&format!("{section}.{name}"))).is_some(),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,622 @@
+//! The loader as a whole: files, environment and defaults to a configuration or its problems.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+
+/// A folder with a configuration in it, and an environment that is nobody's.
+struct World {
+    folder: tempfile::TempDir,
+    env: Env,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Env {
+            vars: [("HOME".to_string(), "/home/op".into())].into(),
+            root: false,
+            folder: folder.path().to_path_buf(),
+            default_file: folder.path().join("absent.toml"),
+        };
+        Self { folder, env }
+    }
+
+    fn var(mut self, name: &str, value: &str) -> Self {
+        self.env.vars.insert(name.into(), value.into());
+        self
+    }
+
+    fn file(self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, Problems> {
+        load(Some(Path::new("sonde.toml")), &self.env)
+    }
+
+    /// Problems with the folder's own name taken out.
+    fn lines(&self) -> Vec<String> {
+        let problems = match self.load() {
+            Ok(loaded) => loaded.warnings,
+            Err(problems) => problems,
+        };
+        let prefix = format!("{}/", self.folder.path().display());
+        problems
+            .0
+            .iter()
+            .map(|p| p.to_string().replace(&prefix, ""))
+            .collect()
+    }
+}
+
+fn toml(text: &str) -> World {
+    World::new().file("sonde.toml", text)
+}
+
+fn fine(world: &World) -> Config {
+    world
+        .load()
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
+}
+
+/// The configuration is refused, and its problems are these (by what they contain).
+fn refused(world: &World, expected: &[&str]) {
+    assert!(world.load().is_err(), "was accepted");
+    let mut lines = world.lines();
+    lines.retain(|line| !line.starts_with("uplink: none is configured"));
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part), "{line}\n  lacks {part}");
+    }
+}
+
+const BOTH: &str = "[uplink.otlp]\nendpoint = \"https://c.example:4318/otlp/\"\n[uplink.mqtt]\nurl = \"mqtts://b.example\"\n";
+
+#[test]
+fn nothing_configured_is_a_configuration() {
+    let world = World::new();
+    let loaded = load(None, &world.env).unwrap();
+    assert_eq!(loaded.config.files, Vec::<PathBuf>::new());
+    assert_eq!(
+        loaded.config.paths.state,
+        Path::new("/home/op/.local/state/sonde")
+    );
+    assert_eq!(
+        loaded.config.paths.status_socket,
+        Path::new("/home/op/.local/state/sonde/run/status.sock")
+    );
+    assert_eq!(loaded.config.gauges.families.len(), Family::ALL.len());
+    assert_eq!(loaded.config.batch.length, Duration::from_secs(30));
+    assert_eq!(loaded.config.trace.routine_ratio, 0.01);
+    assert!(
+        loaded
+            .warnings
+            .to_string()
+            .contains("nothing leaves this machine")
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_with_its_line() {
+    let world = toml(
+        "[gauges]\nintervall = \"5s\"\ninterval = \"10y\"\n[gauges.cpu]\ninterval = 0\nenabled = \"true\"\n\
+         [uplink.otlp]\nendpoint = \"https://x:99999\"\nbackoff_max = \"3650d\"\n[spool]\nquota = -1\n[uplnk]\na = 1\n",
+    );
+    refused(
+        &world,
+        &[
+            "sonde.toml:2:1: gauges.intervall: unknown key \"intervall\" — did you mean \"interval\"?",
+            "sonde.toml:3:12: gauges.interval: \"10y\" is not a duration",
+            "sonde.toml:5:12: gauges.cpu.interval: 0 has no unit — allowed: a duration from 100ms to 1d",
+            "sonde.toml:6:11: gauges.cpu.enabled: is text in quotes — write true without quotes",
+            "sonde.toml:8:12: uplink.otlp.endpoint: has the port \"99999\"",
+            "sonde.toml:9:15: uplink.otlp.backoff_max: \"3650d\" is out of range — allowed: a duration from 1s to 1d",
+            "sonde.toml:11:9: spool.quota: -1 is out of range",
+            "sonde.toml:12:2: uplnk: unknown key \"uplnk\" — did you mean \"uplink\"?",
+        ],
+    );
+}
+
+#[test]
+fn syntax_errors_join_the_others() {
+    let world = toml(
+        "[gauges]\ninterval =\n[batch]\nlength = 30s\n[spool]\nquoat = 1\n[log]\nlevel: debug\n",
+    );
+    refused(
+        &world,
+        &[
+            "sonde.toml:2:",
+            "sonde.toml:4:",
+            "sonde.toml:6:1: spool.quoat: unknown key \"quoat\" — did you mean \"quota\"?",
+            "sonde.toml:8:",
+        ],
+    );
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused_by_what_they_are() {
+    let world = World::new();
+    refused(&world, &["sonde.toml: there is no such file"]);
+    fs::create_dir(world.folder.path().join("sonde.toml")).unwrap();
+    refused(&world, &["sonde.toml: is a folder"]);
+    refused(
+        &World::new().file("sonde.toml", b"[log]\n\xff = 1\n"),
+        &["sonde.toml:2:1: is not UTF-8 (byte 0xff)"],
+    );
+    let world = World::new();
+    let huge = fs::File::create(world.folder.path().join("sonde.toml")).unwrap();
+    huge.set_len(100 << 20).unwrap();
+    refused(&world, &["sonde.toml: is larger than 256 KiB"]);
+    let world = World::new();
+    symlink("/dev/zero", world.folder.path().join("sonde.toml")).unwrap();
+    refused(&world, &["sonde.toml: is not a regular file"]);
+}
+
+#[test]
+fn odd_but_valid_files_load() {
+    for text in [
+        "",
+        "\n",
+        "# only a comment",
+        "\u{feff}[batch]\r\nlength = \"20s\"\r\n",
+        "[uplink.otlp]\n",
+    ] {
+        fine(&toml(text));
+    }
+    assert_eq!(
+        fine(&toml("\u{feff}batch.length = \"20s\"")).batch.length,
+        Duration::from_secs(20)
+    );
+    assert_eq!(
+        fine(&toml("trace.routine_ratio = 1")).trace.routine_ratio,
+        1.0
+    );
+}
+
+#[test]
+fn hostile_files_end_in_a_short_list() {
+    let deep = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let dotted = format!("{} = 1", vec!["a"; 100_000].join("."));
+    let flood = "x\n".repeat(100_000);
+    let unknown: String = (0..20_000).map(|n| format!("k{n} = 1\n")).collect();
+    let attributes: String = (0..20_000).map(|n| format!("k{n} = 1\n")).collect();
+    for text in [
+        deep,
+        dotted,
+        flood,
+        unknown,
+        format!("[device.attributes]\n{attributes}"),
+        "\0".repeat(1000),
+    ] {
+        let problems = toml(&text).load().unwrap_err();
+        assert!(problems.0.len() <= Problems::MAX + 1);
+        assert!(problems.0.iter().all(|p| p.to_string().len() < 2000));
+    }
+    refused(
+        &toml("batch.length = \"20s\"\nbatch.length = \"21s\"\n"),
+        &["remove one of the two"],
+    );
+}
+
+#[test]
+fn drop_ins_win_in_the_order_of_their_names_and_are_named_in_problems() {
+    let world =
+        toml("[batch]\nlength = \"10s\"\n[device.attributes]\nsite.name = \"a\"\nrack = 4\n")
+            .file("conf.d/20-b.toml", "batch.length = \"12s\"\n")
+            .file(
+                "conf.d/10-a.toml",
+                "batch.length = \"11s\"\ndevice.attributes.rack = \"5\"\n",
+            )
+            .file("conf.d/.hidden.toml", "nonsense")
+            .file("conf.d/readme.txt", "nonsense");
+    let config = fine(&world);
+    assert_eq!(config.batch.length, Duration::from_secs(12));
+    assert_eq!(
+        config.device.attributes,
+        [
+            ("rack".into(), "5".into()),
+            ("site.name".into(), "a".into())
+        ]
+        .into()
+    );
+    assert_eq!(config.files.len(), 3);
+    let world = world.file("conf.d/30-c.toml", "\nbatch.lenght = \"1s\"\n");
+    refused(
+        &world,
+        &["conf.d/30-c.toml:2:7: batch.lenght: unknown key \"lenght\" — did you mean \"length\"?"],
+    );
+    let world = toml("");
+    fs::create_dir(world.folder.path().join("conf.d")).unwrap();
+    symlink("../sonde.toml", world.folder.path().join("conf.d/a.toml")).unwrap();
+    refused(
+        &world,
+        &["conf.d/a.toml: is the same file as one that was already read"],
+    );
+}
+
+#[test]
+fn what_belongs_together_is_checked_together() {
+    refused(
+        &toml("[batch]\nlength = \"40s\"\n"),
+        &[
+            "sonde.toml:2:10: batch.length: the loss window of 60s is shorter than two batches of 40s",
+        ],
+    );
+    fine(&toml(
+        "[batch]\nlength = \"40s\"\n[spool]\nloss_window = \"80s\"\n",
+    ));
+    refused(
+        &toml(&format!(
+            "{BOTH}keep_alive = \"4s\"\n[uplink.otlp.tls]\ncert_file = \"c\"\n"
+        )),
+        &[
+            "uplink.mqtt.keep_alive: \"4s\" is out of range — allowed: a duration from 5s",
+            "uplink.otlp.tls.cert_file: needs",
+            "c does not exist",
+        ],
+    );
+    refused(
+        &toml("route.logs = [\"mqtt\"]\n"),
+        &["names the uplink mqtt, which is not configured"],
+    );
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\n"),
+        &["uplink.mqtt.url: is missing"],
+    );
+    refused(
+        &toml(
+            "[uplink.otlp]\nendpoint = \"http://x\"\ntls.ca_file = \"/dev/null\"\nbackoff_min = \"10m\"\n",
+        ),
+        &[
+            "uplink.otlp.tls: is set, but",
+            "uplink.otlp.backoff_min: is longer than backoff_max, 5m",
+            "not a regular file",
+        ],
+    );
+    let long = format!("paths.status_socket = \"/{}\"\n", "x".repeat(107));
+    refused(&toml(&long), &["is 108 bytes long"]);
+    refused(
+        &toml("spool.quota = \"1MiB\"\n"),
+        &["out of range — allowed: a size from 2MiB"],
+    );
+}
+
+#[test]
+fn a_missing_key_is_told_beside_other_problems_but_not_when_it_was_only_refused() {
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nkeepalive = 1\n"),
+        &[
+            "uplink.mqtt.url: is missing",
+            "did you mean \"keep_alive\"?",
+        ],
+    );
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nurl = 1\n"),
+        &["uplink.mqtt.url: is a number"],
+    );
+    refused(
+        &toml("[uplink.mqtt]\nusername = \"x\"\nurl = x\n"),
+        &["sonde.toml:3:7: is not TOML"],
+    );
+}
+
+#[test]
+fn urls_become_hosts_ports_and_paths() {
+    let config = fine(&toml(BOTH));
+    let (otlp, mqtt) = (config.otlp.unwrap(), config.mqtt.unwrap());
+    assert_eq!(
+        (&*otlp.host, otlp.port, otlp.tls),
+        ("c.example", 4318, Some(Tls::default()))
+    );
+    assert_eq!(
+        (&*otlp.paths.metrics, &*otlp.paths.logs),
+        ("/otlp/v1/metrics", "/otlp/v1/logs")
+    );
+    assert_eq!((&*mqtt.host, mqtt.port), ("b.example", 8883));
+    assert_eq!(config.routes.metrics, [UplinkName::Otlp]);
+    let config = fine(&toml("uplink.mqtt.url = \"mqtt://[::1]:1884\""));
+    assert_eq!(
+        (&*config.mqtt.unwrap().host, config.routes.logs),
+        ("::1", vec![UplinkName::Mqtt])
+    );
+}
+
+#[test]
+fn secrets_in_the_file_are_refused_and_shown_nowhere() {
+    let world = toml(&format!(
+        "{BOTH}password = \"hunter2\"\n[uplink.otlp.headers]\nauthorization = \"Bearer hunter2\"\nx-tenant = \"t\"\n"
+    ));
+    refused(
+        &world,
+        &[
+            "uplink.mqtt.password: is a secret",
+            "uplink.otlp.headers.authorization: is a secret",
+        ],
+    );
+    refused(
+        &toml("uplink.mqtt.url = \"mqtt://me:hunter2@x\""),
+        &["remove everything up to the @"],
+    );
+    for world in [
+        world,
+        toml("uplink.mqtt.url = \"mqtt://me:hunter2@x\""),
+        toml("password = hunter2\n"),
+    ] {
+        for problem in world.load().unwrap_err().0 {
+            let shown = format!("{problem}\n{}", problem.excerpt().unwrap_or_default());
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn secret_files_that_are_missing_or_open_to_all_are_warnings() {
+    let world = toml(
+        &format!("{BOTH}password_file = \"pass\"\n[uplink.otlp]\nheaders_file = \"gone\"\n")
+            .replace(
+                "[uplink.otlp]\nheaders_file",
+                "[log]\n[uplink.mqtt.tls]\nca_file",
+            ),
+    )
+    .file("pass", "x");
+    let mode = |mode| {
+        fs::set_permissions(
+            world.folder.path().join("pass"),
+            fs::Permissions::from_mode(mode),
+        )
+        .unwrap()
+    };
+    mode(0o644);
+    fine(&world);
+    let lines = world.lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("can be read by every user"));
+    assert!(lines[1].contains("gone does not exist"));
+    mode(0o600);
+    assert_eq!(world.lines().len(), 1);
+}
+
+#[test]
+fn the_environment_fills_what_the_file_leaves_open() {
+    let env = |text: &str| {
+        toml(text)
+            .var("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env.example:4318")
+            .var(
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                "http://env.example:4318/custom",
+            )
+            .var(
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                "Authorization=Bearer%20x, X-Tenant=env",
+            )
+            .var("OTEL_EXPORTER_OTLP_TIMEOUT", "3000")
+            .var("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+            .var(
+                "OTEL_RESOURCE_ATTRIBUTES",
+                "service.name=other,site=env,device.id=gw",
+            )
+            .var("OTEL_SERVICE_NAME", "svc")
+            .var("OTEL_TRACES_SAMPLER", "traceidratio")
+            .var("OTEL_TRACES_SAMPLER_ARG", "0.5")
+            .var("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "")
+    };
+    let config = fine(&env(""));
+    let otlp = config.otlp.unwrap();
+    assert_eq!(
+        (&*otlp.host, otlp.delivery.timeout, otlp.gzip),
+        ("env.example", Duration::from_secs(3), false)
+    );
+    assert_eq!(
+        (&*otlp.paths.traces, &*otlp.paths.logs),
+        ("/custom", "/v1/logs")
+    );
+    assert_eq!(
+        otlp.headers,
+        [
+            ("Authorization".into(), "Bearer x".into()),
+            ("X-Tenant".into(), "env".into())
+        ]
+    );
+    assert_eq!(
+        (&*config.device.service_name, config.device.id.as_deref()),
+        ("svc", Some("gw"))
+    );
+    assert_eq!(config.trace.sampler, Sampler::Ratio(0.5));
+    let config = fine(&env(
+        "[uplink.otlp]\nendpoint = \"http://file:1\"\ntimeout = \"7s\"\nheaders.x-tenant = \"file\"\n[device]\nattributes.site = \"file\"\n[trace]\nsampler = \"always_on\"\n",
+    ));
+    let otlp = config.otlp.unwrap();
+    assert_eq!(
+        (&*otlp.host, otlp.delivery.timeout, &*otlp.paths.traces),
+        ("file", Duration::from_secs(7), "/v1/traces")
+    );
+    assert_eq!(
+        otlp.headers,
+        [
+            ("Authorization".into(), "Bearer x".into()),
+            ("x-tenant".into(), "file".into())
+        ]
+    );
+    assert_eq!(config.device.attributes["site"], "file");
+    assert_eq!(config.trace.sampler, Sampler::AlwaysOn);
+    let config = fine(
+        &toml("")
+            .var("OTEL_SDK_DISABLED", "TRUE")
+            .var("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
+    );
+    assert_eq!(
+        (config.trace.sampler, config.log.send, config.otlp),
+        (Sampler::AlwaysOff, log::LevelFilter::Off, None)
+    );
+}
+
+#[test]
+fn bad_variables_are_problems_that_name_them() {
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@x"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=%zz"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
+        ("OTEL_SDK_DISABLED", "1"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "novalue"),
+    ] {
+        let lines = toml("").var(name, value).load().unwrap_err().to_string();
+        assert!(
+            lines.contains(&format!("{name}: ")),
+            "{name}={value}: {lines}"
+        );
+        assert!(!lines.contains("hunter2"), "{lines}");
+    }
+    let world = toml("")
+        .var("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1")
+        .var("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://b:1");
+    refused(
+        &world,
+        &["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: goes to another server"],
+    );
+}
+
+#[test]
+fn folders_follow_systemd_then_root_then_the_user() {
+    let paths = |world: World| fine(&world.file("sonde.toml", "")).paths;
+    let mut root = World::new();
+    root.env.root = true;
+    assert_eq!(
+        paths(root).status_socket,
+        Path::new("/run/sonde/status.sock")
+    );
+    let unit = World::new()
+        .var("STATE_DIRECTORY", "/var/lib/private/sonde:/x")
+        .var("RUNTIME_DIRECTORY", "/run/s");
+    let paths_of_unit = paths(unit);
+    assert_eq!(paths_of_unit.state, Path::new("/var/lib/private/sonde"));
+    assert_eq!(paths_of_unit.status_socket, Path::new("/run/s/status.sock"));
+    let user = World::new()
+        .var("XDG_STATE_HOME", "/s")
+        .var("XDG_RUNTIME_DIR", "/run/user/7");
+    let paths_of_user = paths(user);
+    assert_eq!(
+        (paths_of_user.state, paths_of_user.runtime),
+        ("/s/sonde".into(), "/run/user/7/sonde".into())
+    );
+    let mut nobody = World::new().file("sonde.toml", "");
+    nobody.env.vars.clear();
+    refused(&nobody, &["paths.state: there is no folder for state"]);
+}
+
+#[test]
+fn status_finds_the_socket_even_of_a_broken_file() {
+    let world = toml("[paths]\nstatus_socket = \"/x/s.sock\"\n[nonsense]\n");
+    assert_eq!(
+        status_socket(Some(Path::new("sonde.toml")), &world.env),
+        Path::new("/x/s.sock")
+    );
+    let own = World::new().file("run/sonde/status.sock", "");
+    let own = {
+        let folder = own.folder.path().join("run");
+        own.var("XDG_RUNTIME_DIR", folder.to_str().unwrap())
+    };
+    assert_eq!(
+        default_status_socket(&own.env),
+        own.folder.path().join("run/sonde/status.sock")
+    );
+}
+
+#[test]
+fn the_effective_configuration_loads_back_as_the_same() {
+    let text = format!(
+        "{BOTH}message_expiry = \"1d\"\nwindow = 3\n[uplink.mqtt.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n\
+         [device]\nid = \"gw\"\nattributes.\"a \\\" b\" = \"\\\\é\"\n[gauges.cpu]\ninterval = \"1500ms\"\n\
+         [gauges.disk]\nenabled = false\n[clock]\ntrust = \"file:/run/gps\"\n[route]\nlogs = [\"otlp\", \"mqtt\"]\ntraces = []\n\
+         [trace]\nsampler = \"traceidratio\"\nratio = 0.125\n[spool]\nreserve = 0\ndurability = \"always\"\n"
+    );
+    for world in [
+        toml(""),
+        toml(&text),
+        toml("")
+            .var("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://[::1]:9/t")
+            .var("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2"),
+    ] {
+        let loaded = world.load().unwrap();
+        let effective = loaded.effective();
+        assert!(!effective.contains("hunter2"), "{effective}");
+        let again = toml(&effective);
+        let mut config = fine(&again);
+        config.files = loaded.config.files.clone();
+        let mut before = loaded.config;
+        if let Some(otlp) = &mut before.otlp {
+            otlp.headers.clear();
+        }
+        assert_eq!(config, before, "{effective}");
+    }
+    let effective = toml(&text).load().unwrap().effective();
+    assert!(effective.contains("sonde.toml:2\n"), "{effective}");
+    assert!(effective.contains("length = \"30s\" # default\n"));
+}
+
+#[test]
+fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
+    let world = toml(&docs::default_file());
+    let mut config = fine(&world);
+    config.files.clear();
+    assert_eq!(config, load(None, &world.env).unwrap().config);
+    let taken: String = docs::default_file()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.contains(" = ") && !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let loaded = toml(&taken)
+        .load()
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    // Every key of the table was read; the other families differ only in name.
+    for key in keys::KEYS
+        .iter()
+        .filter(|key| !matches!(key.kind, Kind::Attributes | Kind::Headers))
+    {
+        let origin = loaded.settings.origin(&key.path.replace('*', "cpu"));
+        assert!(matches!(origin, Origin::File(_)), "{}", key.path);
+    }
+}
+
+#[test]
+fn no_cut_and_no_damaged_byte_ends_in_a_panic() {
+    let whole: String = docs::default_file().replace("\n#", "\n");
+    let read = |text: String| {
+        let source = source::Source {
+            file: "/f.toml".into(),
+            text,
+        };
+        let (mut settings, mut problems) = (Settings::default(), Problems::default());
+        reader::read(&source, &mut settings, &mut problems);
+        for problem in &problems.0 {
+            let _ = (problem.to_string(), problem.excerpt());
+        }
+        build::build(&settings, Vec::new(), &mut problems);
+    };
+    for at in (0..whole.len())
+        .step_by(97)
+        .filter(|at| whole.is_char_boundary(*at))
+    {
+        let (before, after) = whole.split_at(at);
+        read(before.to_string());
+        for damage in [
+            "[", "]", "\"", "=", "\\", "\n", ".", "\u{0}", "é", "{", "\'\'\'", "#",
+        ] {
+            read(format!("{before}{damage}{after}"));
+        }
+    }
+}
