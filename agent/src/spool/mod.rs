@@ -5,10 +5,27 @@
 //! required uplink is down, the loss window is about to pass, memory runs
 //! short, or at shutdown. Each uplink has a durable cursor of its own.
 
+mod cursor;
+mod flush;
+mod format;
+mod log;
+mod owner;
+mod queue;
+mod recover;
+mod report;
+#[cfg(test)]
+mod simulated;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+use self::owner::Command;
 
 use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};
@@ -94,56 +111,120 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Locked(dir) => write!(
+                f,
+                "cannot use the spool in {}: another agent holds its lock; stop that one, or set another paths.state",
+                dir.display()
+            ),
+            StartError::Thread(error) => write!(
+                f,
+                "cannot start the spool's thread: {error}; raise the limit on tasks or memory"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::TooLarge => "the body is longer than a frame may be",
+            Refused::Full => "the spool is full, and holds nothing of lesser worth",
+            Refused::Stopped => "the spool has stopped",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// The handle. Cheap to clone; every method is bounded.
 #[derive(Clone, Debug)]
-pub struct Spool {}
+pub struct Spool {
+    ends: owner::Ends,
+}
 
 impl Spool {
     /// Recovers what is in the folder and starts the owner thread. If the
     /// folder cannot be made or written, runs in memory and says so in the status.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        todo!("{options:?}")
+        let ends = owner::start(options)?;
+        Ok(Self { ends })
     }
 
     /// Hands over a batch; waits while the owner's queue is full. `Ok` means
     /// accepted under the loss-window rules, not that it is on flash.
     pub async fn store(&self, batch: Batch) -> Result<FrameId, Refused> {
-        todo!("{batch:?}")
+        let permit = self.ends.stores.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| Refused::Stopped)?;
+        let (answer, answered) = oneshot::channel();
+        self.order(Command::Store(batch, answer, permit))
+            .map_err(|_| Refused::Stopped)?;
+        answered.await.unwrap_or(Err(Refused::Stopped))
     }
 
     /// The next frame of a lane that is not in flight; `None`: nothing now.
     pub async fn next(&self, uplink: UplinkName, lane: Lane) -> Option<Frame> {
-        todo!("{uplink:?} {lane:?}")
+        let (answer, answered) = oneshot::channel();
+        self.order(Command::Next(uplink, lane, answer)).ok()?;
+        answered.await.ok()?
     }
 
     /// Says what became of a frame.
     pub fn settle(&self, uplink: UplinkName, id: FrameId, outcome: Outcome) {
-        todo!("{uplink:?} {id:?} {outcome:?}")
+        // A stopped owner has written all that was open; it goes out again after the next start.
+        let _ = self.order(Command::Settle(uplink, id, outcome));
     }
 
     /// Says that an uplink came up or went down. Going down returns what was in flight.
     pub fn link(&self, uplink: UplinkName, up: bool) {
-        todo!("{uplink:?} {up}")
+        // A stopped owner serves no uplink.
+        let _ = self.order(Command::Link(uplink, up));
     }
 
     /// What waits for an uplink; changes wake the receiver.
     pub fn pending(&self, uplink: UplinkName) -> watch::Receiver<Pending> {
-        todo!("{uplink:?}")
+        let [otlp, mqtt] = &self.ends.pending;
+        match uplink {
+            UplinkName::Otlp => otlp.clone(),
+            UplinkName::Mqtt => mqtt.clone(),
+        }
     }
 
     /// The latest figures.
     pub fn status(&self) -> watch::Receiver<SpoolStatus> {
-        todo!()
+        self.ends.status.clone()
     }
 
     /// New bounds and subscriptions after a reload; the folder stays.
     pub async fn reconfigure(&self, limits: SpoolLimits, subscriptions: Vec<Subscription>) {
-        todo!("{limits:?} {subscriptions:?}")
+        let (answer, answered) = oneshot::channel();
+        if self
+            .order(Command::Reconfigure(limits, subscriptions, answer))
+            .is_ok()
+        {
+            // An owner that stops meanwhile needs no new bounds.
+            let _ = answered.await;
+        }
     }
 
     /// Writes and syncs everything that is not acknowledged, ends the thread.
-    /// `false`: it did not finish within `deadline`.
+    /// `false`: it did not finish within `deadline`, or not all could be written.
     pub async fn stop(&self, deadline: Duration) -> bool {
-        todo!("{deadline:?}")
+        let (answer, answered) = oneshot::channel();
+        if self.order(Command::Stop(answer)).is_err() {
+            return true;
+        }
+        matches!(tokio::time::timeout(deadline, answered).await, Ok(Ok(true)))
+    }
+
+    fn order(&self, command: Command) -> Result<(), Stopped> {
+        self.ends.commands.send(command).map_err(|_| Stopped)
     }
 }
+
+/// The owner thread has ended.
+struct Stopped;

@@ -1,0 +1,451 @@
+//! When memory becomes flash, and what goes when there is no room.
+//!
+//! A batch that a required uplink has not acknowledged is written when its
+//! loss window is about to pass, so one sync carries all that came meanwhile;
+//! `critical` and the outbox a moment after they came; all of a chain's once
+//! 64 KiB wait and the link is down; everything when memory is short and at
+//! shutdown. Optional uplinks never cause a write.
+//!
+//! A failed sync is never asked again: the batches are still in memory and go
+//! into a new segment. After three failures in a row nothing is written for a
+//! minute, and the status says so.
+
+use std::time::Duration;
+
+use super::cursor::{Ledger, Reason};
+use super::log::{Now, Record, WriteError};
+use super::queue::{Core, Place, Waiting};
+use super::storage::Storage;
+use crate::config::Durability;
+use crate::frame::Class;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+/// `critical` is on flash 250 ms after it came; this leaves 100 for the sync.
+const URGENT: u64 = 150 * MS;
+/// Waiting bytes that make a write worth while (1.07 to 1.3 bytes reach the
+/// device for each then, against 4 at 9 KB), once the link is down.
+const WORTH_WRITING: u64 = 64 * 1024;
+/// Cursors alone are written at most this often.
+const SLOT_EVERY: u64 = 60 * SECOND;
+/// How long a disk that failed or is full is left alone.
+const RETRY: u64 = 60 * SECOND;
+const RETRY_FULL: u64 = 5 * SECOND;
+/// Failures in a row that the disk is given.
+const PATIENCE: u32 = 3;
+/// The most that is taken off the loss window to be done in time.
+const MARGIN: u64 = 2 * SECOND;
+/// Frames in one commit.
+const COMMIT_FRAMES: usize = 256;
+
+/// How the disk has behaved and when it is due.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    /// When each class's oldest batch must be written, in boot nanoseconds; may be early, never late.
+    due: [Option<u64>; 4],
+    /// Bytes that wait to be written, per class; an upper bound.
+    waiting: [u64; 4],
+    /// Nothing is written before this.
+    retry_at: u64,
+    failures: u32,
+    /// The longest recent sync, in nanoseconds.
+    slowest: u64,
+    /// A frame on flash was acknowledged since the cursors were last durable.
+    pub(super) advanced: bool,
+    /// The segment that holds the newest cursors could go.
+    pub(super) slot_due: bool,
+    last_slot: u64,
+}
+
+impl<S: Storage> Core<S> {
+    /// Notes that a batch came, for [`Core::due`].
+    pub(super) fn note(&mut self, class: Class, waiting: &Waiting) {
+        if waiting.need & self.required_mask() == 0 {
+            return;
+        }
+        let due = self.due_of(class, waiting);
+        if let Some(place) = self.disk.due.get_mut(class as usize) {
+            *place = Some(place.map_or(due, |before| before.min(due)));
+        }
+        if let Some(bytes) = self.disk.waiting.get_mut(class as usize) {
+            *bytes += waiting.batch.body.len() as u64;
+        }
+    }
+
+    /// When [`Core::tick`] has something to do, in boot nanoseconds.
+    pub(crate) fn due(&self) -> Option<u64> {
+        let log = self.log.as_ref()?;
+        let write = self.disk.due.iter().flatten().min().copied();
+        let write = write.map(|due| due.max(self.disk.retry_at));
+        let worth = self.worth_writing().then_some(self.disk.retry_at);
+        let slot = (self.disk.advanced || self.disk.slot_due) && !log.is_empty();
+        let slot = slot.then_some(self.disk.last_slot.saturating_add(SLOT_EVERY));
+        [write, worth, slot].into_iter().flatten().min()
+    }
+
+    /// How long the last syncs took; the next one is begun that much earlier.
+    pub(crate) fn observe(&mut self, sync: Duration) {
+        let took = u64::try_from(sync.as_nanos()).unwrap_or(u64::MAX);
+        self.disk.slowest = took.max(self.disk.slowest - self.disk.slowest / 8);
+    }
+
+    /// Writes what is due.
+    pub(crate) fn tick(&mut self, now: Now) {
+        let at = now.stamp.boot_ns;
+        if self.log.is_none() {
+            return;
+        }
+        let worth = self.worth_writing();
+        for class in Class::ALL {
+            let due = self.disk.due.get(class as usize).copied().flatten();
+            let urgent = due.is_some_and(|due| due <= at);
+            if urgent || worth {
+                // What was due may have been acknowledged since.
+                let due = self.refresh(class);
+                let heavy = worth && self.is_heavy(class);
+                if heavy || due.is_some_and(|due| due <= at) {
+                    self.flush(class, now);
+                }
+            }
+        }
+        let slot = self.disk.last_slot.saturating_add(SLOT_EVERY) <= at;
+        if (self.disk.advanced || self.disk.slot_due) && slot && at >= self.disk.retry_at {
+            self.settle_cursors(now);
+        }
+    }
+
+    /// Writes everything that a required uplink still needs. `false`: some of it could not be.
+    pub(crate) fn stop(&mut self, now: Now) -> bool {
+        self.drop_optional();
+        self.disk.retry_at = 0;
+        let mut whole = true;
+        for class in Class::ALL {
+            whole &= self.flush(class, now);
+        }
+        self.settle_cursors(now);
+        if let Some(log) = &mut self.log {
+            log.seal_all();
+        }
+        whole
+    }
+
+    /// Writes all of a class that a required uplink needs. `false`: some of it could not be.
+    pub(super) fn flush(&mut self, class: Class, now: Now) -> bool {
+        let whole = self.flush_all(class, now);
+        self.refresh(class);
+        whole
+    }
+
+    fn flush_all(&mut self, class: Class, now: Now) -> bool {
+        let at = now.stamp.boot_ns;
+        // Each round writes, evicts, or fails; failures are bounded, and so are segments.
+        loop {
+            let seqs = self.unwritten(class);
+            if seqs.is_empty() {
+                return true;
+            }
+            if at < self.disk.retry_at {
+                return false;
+            }
+            let ledger = self.ledger();
+            self.version = ledger.version;
+            let Self { log, memory, .. } = self;
+            let (Some(log), Some(memory)) = (log.as_mut(), memory.get(class as usize)) else {
+                return false;
+            };
+            let records: Vec<Record<'_>> = seqs
+                .iter()
+                .filter_map(|seq| memory.get(seq).map(|waiting| (*seq, waiting)))
+                .map(|(seq, waiting)| Record {
+                    seq,
+                    batch: &waiting.batch,
+                    given: waiting.given != 0,
+                })
+                .collect();
+            match log.write(class, &records, &ledger, now) {
+                Ok(written) if written.is_empty() => return false,
+                Ok(written) => {
+                    for (pos, header) in written {
+                        self.landed(class, pos, header.seq);
+                    }
+                    self.durable = ledger;
+                    self.disk.failures = 0;
+                    self.disk.advanced = false;
+                    self.alarm = None;
+                }
+                Err(WriteError::Full) => {
+                    if !self.evict(class) {
+                        self.disk.retry_at = at.saturating_add(RETRY_FULL);
+                        self.alarm = Some(format!(
+                            "no room for {} data: the quota or the disk is full; new data stays in memory. \
+                             Free space or raise spool.quota",
+                            class.as_str()
+                        ));
+                        return false;
+                    }
+                }
+                Err(WriteError::Failed(error)) => {
+                    self.disk.failures = self.disk.failures.saturating_add(1);
+                    if self.disk.failures >= PATIENCE {
+                        self.disk.failures = 0;
+                        self.disk.retry_at = at.saturating_add(RETRY);
+                        self.alarm = Some(format!(
+                            "{error}; new data stays in memory and a power cut loses it. \
+                             Check the disk; it is tried again every minute"
+                        ));
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes room in memory for a batch; `false`: nothing of lesser worth to give up.
+    pub(super) fn make_memory(&mut self, class: Class, size: u64, now: Now) -> bool {
+        let limit = self.limits.memory;
+        if self.memory_bytes + size <= limit {
+            return true;
+        }
+        for class in Class::ALL.into_iter().rev() {
+            self.flush(class, now);
+        }
+        if self.memory_bytes + size > limit {
+            self.drop_optional();
+        }
+        let lesser = match class {
+            Class::Critical => [
+                Some(Class::Bulk),
+                Some(Class::Normal),
+                Some(Class::Critical),
+            ],
+            Class::Outbox | Class::Normal => [Some(Class::Bulk), Some(Class::Normal), None],
+            Class::Bulk => [Some(Class::Bulk), None, None],
+        };
+        for class in lesser.into_iter().flatten() {
+            while self.memory_bytes + size > limit {
+                let Some(seq) = self.oldest_idle(class) else {
+                    break;
+                };
+                self.drop_waiting(class, seq, Reason::Memory);
+            }
+        }
+        self.memory_bytes + size <= limit
+    }
+
+    /// Everything besides the frames, as it stands now.
+    pub(super) fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger {
+            version: self.version,
+            next_seq: self.next_seq,
+            done: self.durable.done.clone(),
+            losses: self.losses.clone(),
+        };
+        for (reader, done) in self.readers.iter().zip(&mut ledger.done) {
+            let Some(reader) = reader else { continue };
+            done.clone_from(&reader.given);
+            for (&seq, open) in &reader.open {
+                if let Some(ranges) = done.get_mut(open.class as usize) {
+                    ranges.remove(seq);
+                }
+            }
+            for ranges in done {
+                ranges.trim();
+            }
+        }
+        if ledger.done != self.durable.done || ledger.losses != self.durable.losses {
+            ledger.version = self.version.saturating_add(1);
+        }
+        ledger
+    }
+
+    /// The loss window in effect, less what a sync takes.
+    fn window(&self) -> u64 {
+        let window = u64::try_from(self.limits.loss_window.as_nanos()).unwrap_or(u64::MAX);
+        let margin = MARGIN
+            .min(window / 8)
+            .saturating_add(self.disk.slowest.saturating_mul(2));
+        window.saturating_sub(margin.min(window / 2))
+    }
+
+    fn due_of(&self, class: Class, waiting: &Waiting) -> u64 {
+        match (self.limits.durability, class) {
+            (Durability::Always, _) => 0,
+            (_, Class::Critical | Class::Outbox) => waiting.arrived.saturating_add(URGENT),
+            (_, Class::Normal | Class::Bulk) => {
+                // A reading from the future is one from before a restart of the clock.
+                let read = waiting.batch.first.boot_ns.min(waiting.arrived);
+                read.saturating_add(self.window())
+            }
+        }
+    }
+
+    /// Finds out anew when a class is due.
+    fn refresh(&mut self, class: Class) -> Option<u64> {
+        let required = self.required_mask();
+        let newest = self.newest_on_disk(class);
+        let waiting = self.memory.get(class as usize).into_iter().flatten();
+        let unwritten = waiting.filter(|(seq, w)| w.need & required != 0 && **seq > newest);
+        let (mut due, mut bytes) = (None::<u64>, 0);
+        for (_, waiting) in unwritten {
+            let this = self.due_of(class, waiting);
+            due = Some(due.map_or(this, |due| due.min(this)));
+            bytes += waiting.batch.body.len() as u64;
+        }
+        if let Some(place) = self.disk.due.get_mut(class as usize) {
+            *place = due;
+        }
+        if let Some(place) = self.disk.waiting.get_mut(class as usize) {
+            *place = bytes;
+        }
+        due
+    }
+
+    fn worth_writing(&self) -> bool {
+        Class::ALL.into_iter().any(|class| self.is_heavy(class))
+    }
+
+    fn is_heavy(&self, class: Class) -> bool {
+        let down = self
+            .readers
+            .iter()
+            .flatten()
+            .any(|reader| reader.required && !reader.up);
+        down && self
+            .disk
+            .waiting
+            .get(class as usize)
+            .is_some_and(|bytes| *bytes >= WORTH_WRITING)
+    }
+
+    fn newest_on_disk(&self, class: Class) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.newest(class))
+    }
+
+    /// What the next commit holds. Chains are in the order of seqs: what came
+    /// before the newest on flash (an uplink became required later) stays in memory.
+    fn unwritten(&self, class: Class) -> Vec<u64> {
+        let required = self.required_mask();
+        let after = self.newest_on_disk(class).saturating_add(1);
+        let waiting = self.memory.get(class as usize).into_iter();
+        waiting
+            .flat_map(|waiting| waiting.range(after..))
+            .filter(|(_, waiting)| waiting.need & required != 0)
+            .map(|(&seq, _)| seq)
+            .take(COMMIT_FRAMES)
+            .collect()
+    }
+
+    /// A batch is on flash: its body leaves memory, and whoever waits for it finds it there.
+    fn landed(&mut self, class: Class, pos: super::log::Pos, seq: u64) {
+        let Some(waiting) = self.forget(class, seq) else {
+            return;
+        };
+        let counts = super::queue::counts_of(waiting.batch.items, waiting.batch.body.len());
+        let Self { readers, log, .. } = self;
+        for (slot, reader) in readers.iter_mut().enumerate() {
+            let Some(reader) = reader else { continue };
+            if !reader.wants(waiting.batch.signal) {
+                continue;
+            }
+            if waiting.need & (1 << slot) == 0 {
+                continue;
+            }
+            let mut idle = true;
+            if let Some(open) = reader.open.get_mut(&seq) {
+                open.place = Place::Disk(pos);
+                idle = open.returned;
+            }
+            if idle {
+                reader.memory.sub(counts);
+                let segment = log
+                    .as_mut()
+                    .and_then(|log| log.segment_mut(class, pos.segment));
+                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                    left.add(counts);
+                }
+            }
+        }
+    }
+
+    /// Removes the oldest segment that is worth no more than `class`.
+    fn evict(&mut self, class: Class) -> bool {
+        let order: &[Class] = match class {
+            Class::Bulk => &[Class::Bulk],
+            Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
+            Class::Critical => &[Class::Bulk, Class::Normal, Class::Critical],
+        };
+        for &victim in order {
+            let oldest = self.log.as_ref().and_then(|log| {
+                let oldest = log.segments(victim).first_key_value();
+                oldest.map(|(&id, _)| id)
+            });
+            if let Some(id) = oldest {
+                return self.drop_segment(victim, id, Reason::Quota);
+            }
+        }
+        false
+    }
+
+    /// Makes the cursors durable if anything on flash depends on them.
+    fn settle_cursors(&mut self, now: Now) {
+        self.disk.last_slot = now.stamp.boot_ns;
+        // Segments that everybody has passed need no cursor.
+        for class in Class::ALL {
+            let all_passed = self.log.as_ref().is_some_and(|log| {
+                let mut segments = log.segments(class).values();
+                segments.all(|segment| self.all_passed(class, segment))
+            });
+            if all_passed && let Some(log) = &mut self.log {
+                log.seal(class);
+            }
+        }
+        self.sweep();
+        let ledger = self.ledger();
+        let Some(log) = &mut self.log else { return };
+        if log.is_empty() || (ledger.version == log.holder.0 && !self.disk.slot_due) {
+            self.disk.advanced = false;
+            self.disk.slot_due = false;
+            return;
+        }
+        self.version = ledger.version;
+        match log.write_slot(&ledger) {
+            Ok(()) => {
+                self.durable = ledger;
+                self.disk.advanced = false;
+                self.disk.slot_due = false;
+                self.sweep();
+            }
+            Err(WriteError::Full) => {}
+            Err(WriteError::Failed(error)) => {
+                self.alarm = Some(format!("{error}; after a restart some data is sent again"));
+            }
+        }
+    }
+
+    /// Gives up what only optional uplinks still want and none is sending.
+    fn drop_optional(&mut self) {
+        let required = self.required_mask();
+        for class in Class::ALL {
+            let waiting = self.waiting_mut(class).iter();
+            let only: Vec<u64> = waiting
+                .filter(|(_, waiting)| waiting.need & required == 0)
+                .map(|(&seq, _)| seq)
+                .collect();
+            for seq in only {
+                if !self.in_flight(seq) {
+                    self.drop_waiting(class, seq, Reason::Optional);
+                }
+            }
+        }
+    }
+
+    fn oldest_idle(&self, class: Class) -> Option<u64> {
+        let waiting = self.memory.get(class as usize)?;
+        waiting.keys().copied().find(|seq| !self.in_flight(*seq))
+    }
+
+    fn in_flight(&self, seq: u64) -> bool {
+        let mut readers = self.readers.iter().flatten();
+        readers.any(|reader| reader.open.get(&seq).is_some_and(|open| !open.returned))
+    }
+}

@@ -1,0 +1,794 @@
+//! The files: four chains of append-only segments. Synchronous, owns no
+//! thread and no clock, knows no uplink.
+//!
+//! What it promises: a frame whose [`Log::write`] returned `Ok` survives a
+//! power cut. A segment that a write or a sync failed on is never written
+//! again; what it held for certain stays readable, the rest the caller still
+//! has and writes into a new segment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use bytes::Bytes;
+
+use super::cursor::{Ledger, SLOT, SLOT_FILE, UPLINKS};
+use super::format::{
+    self, FOOTER, FrameHeader, FrameParts, Kind, MAX_FRAME_HEADER, SEGMENT_HEADER, SegmentHeader,
+    Stats,
+};
+use super::storage::{Storage, is_full};
+use crate::frame::{Batch, Class, Stamp};
+
+/// Bytes read at a time.
+const PIECE: usize = 64 * 1024;
+/// Bytes appended per sync at most, so that the buffer stays small.
+const COMMIT: usize = 256 * 1024;
+/// What a file occupies is rounded up to this, in bytes.
+const BLOCK: u64 = 4096;
+/// The cursor file's share of the quota, in bytes.
+const SLOTS: u64 = 2 * SLOT;
+/// Damaged places remembered per segment, so that each is counted once.
+const MAX_MARKS: usize = 64;
+/// A wall clock that moved by more than this against boot time gets a new anchor.
+const ANCHOR_STEP_NS: u64 = 100_000_000;
+
+/// What is fixed for one start.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Bytes that the files may occupy.
+    pub(crate) quota: u64,
+    /// Bytes that stay free on the file system.
+    pub(crate) reserve: u64,
+    /// A segment is sealed when it is this long.
+    pub(crate) segment: u64,
+    pub(crate) epoch: u32,
+    pub(crate) boot_id: [u8; 16],
+    /// Mixed into each segment's nonce.
+    pub(crate) seed: u64,
+}
+
+impl Settings {
+    /// The segment size that fits a quota.
+    pub(crate) fn segment_for(quota: u64) -> u64 {
+        (quota / 64).clamp(256 * 1024, 4 * 1024 * 1024)
+    }
+}
+
+/// The time of a write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) stamp: Stamp,
+    /// Whether the wall clock is believed.
+    pub(crate) synchronised: bool,
+}
+
+/// Frames, items, bytes of bodies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) frames: u64,
+    pub(crate) items: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: Counts) {
+        self.frames = self.frames.saturating_add(other.frames);
+        self.items = self.items.saturating_add(other.items);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    pub(crate) fn sub(&mut self, other: Counts) {
+        self.frames = self.frames.saturating_sub(other.frames);
+        self.items = self.items.saturating_sub(other.items);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
+/// A place in a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pos {
+    pub(crate) segment: u64,
+    pub(crate) offset: u32,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) nonce: u64,
+    pub(crate) epoch: u32,
+    /// Where the frames that count end.
+    pub(crate) end: u32,
+    /// Bytes in the file.
+    pub(crate) size: u64,
+    pub(crate) stats: Stats,
+    /// It is not appended to any more.
+    pub(crate) closed: bool,
+    /// Not ours to read: newer or without a header.
+    pub(crate) opaque: bool,
+    /// What each uplink has not been given of it; kept by the queue.
+    pub(crate) remaining: [Counts; UPLINKS],
+    pub(super) marks: BTreeSet<u32>,
+}
+
+/// A frame to be written.
+pub(crate) struct Record<'a> {
+    pub(crate) seq: u64,
+    pub(crate) batch: &'a Batch,
+    /// An uplink has had it.
+    pub(crate) given: bool,
+}
+
+/// Why a write did not become durable.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The quota or the disk is full: evict and try again.
+    Full,
+    /// The disk failed.
+    Failed(io::Error),
+}
+
+pub(super) struct Active<F> {
+    pub(super) id: u64,
+    pub(super) file: F,
+    anchor: Now,
+}
+
+pub(super) struct Chain<F> {
+    pub(super) segments: BTreeMap<u64, Segment>,
+    pub(super) active: Option<Active<F>>,
+    pub(super) next_id: u64,
+    made: bool,
+}
+
+/// All chains.
+pub(crate) struct Log<S: Storage> {
+    pub(super) storage: S,
+    pub(super) settings: Settings,
+    pub(super) chains: [Chain<S::File>; 4],
+    /// The newest durable ledger's version and the segment that holds it (`None`: the slot file).
+    pub(crate) holder: (u64, Option<(Class, u64)>),
+    nonces: u64,
+    cache: Option<(Class, u64, u32)>,
+    piece: Vec<u8>,
+    slots_made: bool,
+    /// Bytes written since the start.
+    pub(crate) written: u64,
+    /// Syncs since the start.
+    pub(crate) syncs: u64,
+    /// Damaged stretches stepped over.
+    pub(crate) damaged: u64,
+}
+
+/// A segment's path.
+pub(super) fn path_of(class: Class, id: u64) -> String {
+    format!("{}/{id:016x}.seg", class.as_str())
+}
+
+impl<S: Storage> Log<S> {
+    /// An empty log; [`Log::recover`] fills it.
+    pub(crate) fn new(storage: S, settings: Settings) -> Self {
+        Self {
+            storage,
+            nonces: settings.seed,
+            settings,
+            chains: std::array::from_fn(|_| Chain {
+                segments: BTreeMap::new(),
+                active: None,
+                next_id: 1,
+                made: false,
+            }),
+            holder: (0, None),
+            cache: None,
+            piece: Vec::new(),
+            slots_made: false,
+            written: 0,
+            syncs: 0,
+            damaged: 0,
+        }
+    }
+
+    /// Another quota.
+    pub(crate) fn resize(&mut self, quota: u64, reserve: u64) {
+        self.settings.quota = quota;
+        self.settings.reserve = reserve;
+        self.settings.segment = Settings::segment_for(quota);
+    }
+
+    /// Bytes that the files occupy.
+    pub(crate) fn usage(&self) -> u64 {
+        let files = self.chains.iter().flat_map(|chain| chain.segments.values());
+        files.map(|segment| blocks(segment.size)).sum::<u64>() + self.slots_share()
+    }
+
+    fn slots_share(&self) -> u64 {
+        if self.slots_made { SLOTS } else { 0 }
+    }
+
+    /// The quota in effect: what is configured, or less on a full disk.
+    pub(crate) fn limit(&mut self) -> u64 {
+        let usage = self.usage();
+        match self.storage.free() {
+            Ok((free, true)) => {
+                let room = usage.saturating_add(free);
+                self.settings
+                    .quota
+                    .min(room.saturating_sub(self.settings.reserve))
+            }
+            Ok((_, false)) => usage,
+            Err(_) => self.settings.quota,
+        }
+    }
+
+    /// A class's segments, oldest first.
+    pub(crate) fn segments(&self, class: Class) -> &BTreeMap<u64, Segment> {
+        &self.chain(class).segments
+    }
+
+    /// One segment, to keep its counts.
+    pub(crate) fn segment_mut(&mut self, class: Class, id: u64) -> Option<&mut Segment> {
+        self.chain_mut(class).segments.get_mut(&id)
+    }
+
+    /// The highest seq in a class; 0: none.
+    pub(crate) fn newest(&self, class: Class) -> u64 {
+        let segments = self.chain(class).segments.values();
+        segments
+            .map(|segment| segment.stats.seqs.1)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether any file holds frames.
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut segments = self.chains.iter().flat_map(|chain| chain.segments.values());
+        segments.all(|segment| segment.stats.seqs == (0, 0))
+    }
+
+    /// Writes the first of `frames` that fit one segment and one commit, with
+    /// the ledger if it is newer than the durable one, and syncs. Returns where they are.
+    pub(crate) fn write(
+        &mut self,
+        class: Class,
+        frames: &[Record<'_>],
+        ledger: &Ledger,
+        now: Now,
+    ) -> Result<Vec<(Pos, FrameHeader)>, WriteError> {
+        let first = frames.first().map_or(0, |record| estimate(record.batch));
+        let limit = self.limit();
+        if let Some(room) = self.active_end(class)
+            && u64::from(room) + first as u64 + FOOTER as u64 > self.settings.segment
+        {
+            self.seal(class);
+        }
+        let fresh = self.chain(class).active.is_none();
+        let (id, nonce, mut out) = self.opening(class, fresh, now);
+        let base = if fresh {
+            0
+        } else {
+            self.active_end(class).unwrap_or(0)
+        };
+        let mut stats = self.stats_of(class, id);
+        if fresh {
+            stats.ledger = (out.len() as u32, ledger.version);
+            put_ledger(&mut out, nonce, ledger);
+        }
+        let mut written = Vec::new();
+        for record in frames {
+            let room = base as usize + out.len() + estimate(record.batch) + FOOTER;
+            let full = room as u64 > self.settings.segment || out.len() > COMMIT;
+            if full && !written.is_empty() {
+                break;
+            }
+            let at = out.len();
+            put_record(&mut out, nonce, record);
+            let header = out.get(at..).and_then(|b| format::decode_header(b, nonce));
+            let Some(header) = header else {
+                // Not reachable: a frame just encoded decodes. Better unwritten than unreadable.
+                out.truncate(at);
+                break;
+            };
+            stats.add(&header);
+            let offset = base.saturating_add(at as u32);
+            written.push((
+                Pos {
+                    segment: id,
+                    offset,
+                },
+                header,
+            ));
+        }
+        if !fresh && ledger.version > self.holder.0 {
+            stats.ledger = (base.saturating_add(out.len() as u32), ledger.version);
+            put_ledger(&mut out, nonce, ledger);
+        }
+        self.put_anchor(class, &mut out, nonce, now);
+        let size = u64::from(base) + out.len() as u64;
+        let grown = blocks(size + FOOTER as u64) - if fresh { 0 } else { blocks(u64::from(base)) };
+        // The cursor file has its share before it exists.
+        let share = SLOTS - self.slots_share();
+        if self.usage() + share + grown > limit {
+            return Err(WriteError::Full);
+        }
+        self.append(class, id, nonce, fresh, &out, now)?;
+        if let Some(segment) = self.segment_mut(class, id) {
+            segment.end = u32::try_from(size).unwrap_or(u32::MAX);
+            segment.size = size;
+            stats.end = segment.end;
+            segment.stats = stats;
+        }
+        if fresh || ledger.version > self.holder.0 {
+            self.holder = (ledger.version, Some((class, id)));
+        }
+        Ok(written)
+    }
+
+    /// The bytes that open a commit: a header if the segment is new.
+    fn opening(&mut self, class: Class, fresh: bool, now: Now) -> (u64, u64, Vec<u8>) {
+        if !fresh && let Some(active) = &self.chain(class).active {
+            let id = active.id;
+            let nonce = self.chain(class).segments.get(&id).map_or(0, |s| s.nonce);
+            return (id, nonce, Vec::new());
+        }
+        self.nonces = next_random(self.nonces);
+        let nonce = self.nonces;
+        let chain = self.chain(class);
+        let previous = chain.segments.last_key_value();
+        let id = chain.next_id;
+        let header = SegmentHeader {
+            class,
+            id,
+            nonce,
+            epoch: self.settings.epoch,
+            previous: previous.map_or(0, |(&id, _)| id),
+            previous_end: previous.map_or(0, |(_, segment)| segment.end),
+            boot_id: self.settings.boot_id,
+            made: now.stamp,
+            synchronised: now.synchronised,
+        };
+        (id, nonce, header.encode())
+    }
+
+    /// An anchor if the wall clock has moved against boot time since the last one.
+    fn put_anchor(&mut self, class: Class, out: &mut Vec<u8>, nonce: u64, now: Now) {
+        let Some(active) = &mut self.chain_mut(class).active else {
+            return;
+        };
+        let offset = |at: Stamp| at.unix_ns.wrapping_sub(at.boot_ns);
+        let step = offset(now.stamp).wrapping_sub(offset(active.anchor.stamp)) as i64;
+        if step.unsigned_abs() < ANCHOR_STEP_NS && active.anchor.synchronised == now.synchronised {
+            return;
+        }
+        active.anchor = now;
+        let payload = format::encode_anchor(now.stamp, now.synchronised);
+        format::encode_frame(out, nonce, &FrameParts::plain(Kind::Anchor), &payload);
+    }
+
+    fn append(
+        &mut self,
+        class: Class,
+        id: u64,
+        nonce: u64,
+        fresh: bool,
+        bytes: &[u8],
+        now: Now,
+    ) -> Result<(), WriteError> {
+        if fresh && let Err(error) = self.create(class, id, nonce, now) {
+            return Err(error.into());
+        }
+        match self.append_synced(class, fresh, bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.abandon(class);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn create(&mut self, class: Class, id: u64, nonce: u64, now: Now) -> io::Result<()> {
+        if !self.chain(class).made {
+            self.storage.make_dir(class.as_str())?;
+            self.chain_mut(class).made = true;
+        }
+        // A name is used once, even if making the file failed half-way.
+        self.chain_mut(class).next_id = id.saturating_add(1);
+        let file = match self.storage.create(&path_of(class, id)) {
+            Ok(file) => file,
+            Err(error) => {
+                // The folder may have been taken away: look again next time.
+                self.chain_mut(class).made = false;
+                return Err(error);
+            }
+        };
+        let segment = Segment {
+            nonce,
+            epoch: self.settings.epoch,
+            end: SEGMENT_HEADER as u32,
+            size: 0,
+            stats: Stats::default(),
+            closed: false,
+            opaque: false,
+            remaining: [Counts::default(); UPLINKS],
+            marks: BTreeSet::new(),
+        };
+        let chain = self.chain_mut(class);
+        chain.segments.insert(id, segment);
+        chain.active = Some(Active {
+            id,
+            file,
+            anchor: now,
+        });
+        Ok(())
+    }
+
+    fn append_synced(&mut self, class: Class, fresh: bool, bytes: &[u8]) -> io::Result<()> {
+        let Self {
+            storage, chains, ..
+        } = self;
+        let Some(active) = chains
+            .get_mut(class as usize)
+            .and_then(|chain| chain.active.as_mut())
+        else {
+            return Err(io::Error::other("no segment is open"));
+        };
+        storage.append(&mut active.file, bytes)?;
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        self.syncs = self.syncs.saturating_add(1);
+        storage.sync(&mut active.file)?;
+        if fresh {
+            storage.sync_dir(class.as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Gives up a segment that failed. What was durable in it stays.
+    fn abandon(&mut self, class: Class) {
+        let Some(active) = self.chain_mut(class).active.take() else {
+            return;
+        };
+        let path = path_of(class, active.id);
+        let folder = self.storage.list(class.as_str()).unwrap_or_default();
+        let name = format!("{:016x}.seg", active.id);
+        let size = folder.into_iter().find(|(found, _)| *found == name);
+        let chain = self.chain_mut(class);
+        let Some(segment) = chain.segments.get_mut(&active.id) else {
+            return;
+        };
+        segment.closed = true;
+        segment.size = size.map_or(segment.size, |(_, size)| size);
+        // Nothing in it counts: a name less to look at. If that fails the file is only in the way.
+        if segment.end as usize == SEGMENT_HEADER && self.storage.unlink(&path).is_ok() {
+            self.chain_mut(class).segments.remove(&active.id);
+        }
+    }
+
+    /// Ends the segment that is being written. The footer needs no sync of its
+    /// own: without it the next start scans the segment.
+    pub(crate) fn seal(&mut self, class: Class) {
+        let Some(mut active) = self.chain_mut(class).active.take() else {
+            return;
+        };
+        let Some(segment) = self.segment_mut(class, active.id) else {
+            return;
+        };
+        segment.closed = true;
+        let mut footer = Vec::with_capacity(FOOTER);
+        format::encode_footer(&mut footer, segment.nonce, &segment.stats);
+        segment.size += footer.len() as u64;
+        if self.storage.append(&mut active.file, &footer).is_ok() {
+            self.written = self.written.saturating_add(footer.len() as u64);
+        }
+    }
+
+    /// Seals all that is open and syncs the footers.
+    pub(crate) fn seal_all(&mut self) {
+        for class in Class::ALL {
+            self.seal(class);
+        }
+    }
+
+    /// Removes a segment. It leaves the list only if the file went.
+    pub(crate) fn remove(&mut self, class: Class, id: u64) -> io::Result<Option<Segment>> {
+        if self
+            .chain(class)
+            .active
+            .as_ref()
+            .is_some_and(|active| active.id == id)
+        {
+            self.chain_mut(class).active = None;
+        }
+        if let Some(segment) = self.segment_mut(class, id) {
+            segment.closed = true;
+        }
+        self.storage.unlink(&path_of(class, id))?;
+        Ok(self.chain_mut(class).segments.remove(&id))
+    }
+
+    /// Writes the ledger into the cursor file.
+    pub(crate) fn write_slot(&mut self, ledger: &Ledger) -> Result<(), WriteError> {
+        let Some((offset, bytes)) = ledger.encode_slot() else {
+            return Err(WriteError::Full);
+        };
+        if !self.slots_made && self.usage() + SLOTS > self.settings.quota {
+            return Err(WriteError::Full);
+        }
+        self.storage.write_slot(SLOT_FILE, offset, &bytes)?;
+        self.slots_made = true;
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        self.syncs = self.syncs.saturating_add(1);
+        self.holder = (ledger.version, None);
+        Ok(())
+    }
+
+    /// What both slots hold, the newer one.
+    pub(super) fn read_slots(&mut self) -> Option<Ledger> {
+        let mut newest: Option<Ledger> = None;
+        for slot in 0..2 {
+            let mut bytes = vec![0; SLOT as usize];
+            let Ok(count) = self.storage.read_at(SLOT_FILE, slot * SLOT, &mut bytes) else {
+                continue;
+            };
+            self.slots_made = true;
+            let found = bytes.get(..count).and_then(Ledger::decode_slot);
+            if let Some(found) = found
+                && newest.as_ref().is_none_or(|n| n.version < found.version)
+            {
+                newest = Some(found);
+            }
+        }
+        newest
+    }
+
+    /// The first data frame at or after `pos` that `wanted` takes; segments
+    /// that `skip` takes are passed whole. `pos` moves to it, or to the end.
+    pub(crate) fn find(
+        &mut self,
+        class: Class,
+        pos: &mut Pos,
+        skip: &dyn Fn(&Segment) -> bool,
+        wanted: &dyn Fn(&FrameHeader) -> bool,
+    ) -> Option<FrameHeader> {
+        loop {
+            let (&id, segment) = self.chain(class).segments.range(pos.segment..).next()?;
+            let passed = segment.opaque || skip(segment);
+            let end = segment.end;
+            if id != pos.segment {
+                *pos = Pos {
+                    segment: id,
+                    offset: SEGMENT_HEADER as u32,
+                };
+            }
+            let open = !segment.closed;
+            if passed {
+                pos.offset = end.max(pos.offset);
+            }
+            pos.offset = pos.offset.max(SEGMENT_HEADER as u32);
+            while let Some((at, header)) = self.frame_at(class, id, pos.offset, end) {
+                pos.offset = at;
+                if header.kind == Kind::Data && wanted(&header) {
+                    return Some(header);
+                }
+                pos.offset = at.saturating_add(header.len() as u32);
+            }
+            pos.offset = pos.offset.max(end);
+            if open {
+                return None;
+            }
+            let next = self
+                .chain(class)
+                .segments
+                .range(id.saturating_add(1)..)
+                .next();
+            let (&next, _) = next?;
+            *pos = Pos {
+                segment: next,
+                offset: SEGMENT_HEADER as u32,
+            };
+        }
+    }
+
+    /// The frame at `offset`, or the next whole header after damage.
+    pub(super) fn frame_at(
+        &mut self,
+        class: Class,
+        id: u64,
+        mut offset: u32,
+        end: u32,
+    ) -> Option<(u32, FrameHeader)> {
+        let nonce = self.chain(class).segments.get(&id)?.nonce;
+        let start = offset;
+        while offset < end {
+            let bytes = match self.bytes(class, id, offset, MAX_FRAME_HEADER, end) {
+                Ok(bytes) => bytes,
+                Err(_) => {
+                    // A block that cannot be read: try behind it.
+                    self.mark(class, id, start);
+                    offset = offset.saturating_add(BLOCK as u32);
+                    continue;
+                }
+            };
+            if let Some(header) = format::decode_header(bytes, nonce)
+                && offset as u64 + header.len() as u64 <= u64::from(end)
+            {
+                if offset != start {
+                    self.mark(class, id, start);
+                }
+                return Some((offset, header));
+            }
+            if bytes.is_empty() {
+                break;
+            }
+            // A magic at the very end of the piece is found by the next piece's overlap.
+            offset = match format::find_magic(bytes, 1) {
+                Some(at) => offset.saturating_add(at as u32),
+                None => offset.saturating_add(bytes.len().saturating_sub(3).max(1) as u32),
+            };
+        }
+        if offset != start {
+            self.mark(class, id, start);
+        }
+        None
+    }
+
+    /// A frame's payload; `None`: it is not what was written.
+    pub(crate) fn payload(
+        &mut self,
+        class: Class,
+        pos: Pos,
+        header: &FrameHeader,
+    ) -> Option<Bytes> {
+        let segment = self.chain(class).segments.get(&pos.segment)?;
+        let (nonce, end) = (segment.nonce, segment.end);
+        let bytes = self.bytes(class, pos.segment, pos.offset, header.len(), end);
+        let payload = bytes
+            .ok()
+            .and_then(|bytes| bytes.get(header.header_len..header.len()))
+            .filter(|payload| header.matches(payload, nonce))
+            .map(Bytes::copy_from_slice);
+        if payload.is_none() {
+            self.mark(class, pos.segment, pos.offset);
+        }
+        payload
+    }
+
+    /// The header at an exact place.
+    pub(crate) fn header_at(&mut self, class: Class, pos: Pos) -> Option<FrameHeader> {
+        let segment = self.chain(class).segments.get(&pos.segment)?;
+        let (nonce, end) = (segment.nonce, segment.end);
+        let bytes = self.bytes(class, pos.segment, pos.offset, MAX_FRAME_HEADER, end);
+        format::decode_header(bytes.ok()?, nonce)
+    }
+
+    /// Counts a damaged place, once.
+    fn mark(&mut self, class: Class, id: u64, offset: u32) {
+        let Some(segment) = self.segment_mut(class, id) else {
+            return;
+        };
+        if segment.marks.len() < MAX_MARKS && segment.marks.insert(offset) {
+            self.damaged = self.damaged.saturating_add(1);
+        }
+    }
+
+    /// At least `want` bytes from `offset`, fewer only at `end`.
+    fn bytes(
+        &mut self,
+        class: Class,
+        id: u64,
+        offset: u32,
+        want: usize,
+        end: u32,
+    ) -> io::Result<&[u8]> {
+        let want = want.min(end.saturating_sub(offset) as usize);
+        let held = self.cache.and_then(|(of, from, start)| {
+            let skip = offset.checked_sub(start)? as usize;
+            let whole = self.piece.len() >= skip + want;
+            (of == class && from == id && whole).then_some(skip)
+        });
+        let skip = match held {
+            Some(skip) => skip,
+            None => {
+                self.cache = None;
+                let length = want.max(PIECE).min(end.saturating_sub(offset) as usize);
+                self.piece.resize(length, 0);
+                let path = path_of(class, id);
+                let mut done = 0;
+                for part in self.piece.chunks_mut(PIECE) {
+                    let at = u64::from(offset) + done as u64;
+                    let count = self.storage.read_at(&path, at, part)?;
+                    done += count;
+                    if count < part.len() {
+                        break;
+                    }
+                }
+                self.piece.truncate(done);
+                self.cache = Some((class, id, offset));
+                0
+            }
+        };
+        let upto = end.saturating_sub(offset) as usize;
+        let rest = self.piece.get(skip..).unwrap_or_default();
+        Ok(rest.get(..upto).unwrap_or(rest))
+    }
+
+    fn active_end(&self, class: Class) -> Option<u32> {
+        let chain = self.chain(class);
+        let id = chain.active.as_ref()?.id;
+        chain.segments.get(&id).map(|segment| segment.end)
+    }
+
+    fn stats_of(&self, class: Class, id: u64) -> Stats {
+        let segment = self.chain(class).segments.get(&id);
+        segment.map_or_else(Stats::default, |segment| segment.stats)
+    }
+
+    pub(super) fn chain(&self, class: Class) -> &Chain<S::File> {
+        let [critical, outbox, normal, bulk] = &self.chains;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+
+    pub(super) fn chain_mut(&mut self, class: Class) -> &mut Chain<S::File> {
+        let [critical, outbox, normal, bulk] = &mut self.chains;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        if is_full(&error) {
+            WriteError::Full
+        } else {
+            WriteError::Failed(error)
+        }
+    }
+}
+
+pub(super) fn blocks(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK) * BLOCK
+}
+
+/// SplitMix64: spreads the start's random seed over its segments.
+fn next_random(state: u64) -> u64 {
+    let mut mixed = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// The most bytes a frame can take.
+fn estimate(batch: &Batch) -> usize {
+    let state = batch
+        .context
+        .as_ref()
+        .map_or(0, |context| context.state.len());
+    batch.body.len() + format::FRAME_HEADER + 64 + state
+}
+
+fn put_ledger(out: &mut Vec<u8>, nonce: u64, ledger: &Ledger) {
+    let parts = FrameParts::plain(Kind::Commit);
+    format::encode_frame(out, nonce, &parts, &ledger.encode());
+}
+
+fn put_record(out: &mut Vec<u8>, nonce: u64, record: &Record<'_>) {
+    let batch = record.batch;
+    let parts = FrameParts {
+        kind: Kind::Data,
+        signal: Some(batch.signal),
+        codec: batch.codec,
+        seq: record.seq,
+        items: batch.items,
+        first: batch.first,
+        last: batch.last,
+        context: batch.context.as_ref(),
+        given: record.given,
+    };
+    format::encode_frame(out, nonce, &parts, &batch.body);
+}

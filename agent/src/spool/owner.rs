@@ -1,0 +1,306 @@
+//! The owner: one thread named `spool` that does all file work, and the
+//! queue of commands it takes its orders from.
+//!
+//! The queue is bounded: a store holds one of [`STORES`] permits until it is
+//! answered, an uplink has one `next` under way at a time, and it can settle
+//! no more frames than it was given.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::cursor::{UPLINK_NAMES, UPLINKS};
+use super::log::{Log, Now, Settings};
+use super::queue::Core;
+use super::storage::{OpenError, RealFiles};
+use super::{Lane, Options, Outcome, Pending, Refused, StartError, Subscription};
+use crate::clock::Clock;
+use crate::config::{SpoolLimits, UplinkName};
+use crate::frame::{Batch, Frame, FrameId};
+use crate::status::SpoolStatus;
+
+/// Stores under way at a time.
+pub(super) const STORES: usize = 64;
+/// Commands taken before the files and the figures get their turn.
+const BURST: usize = 128;
+/// The status is published at most this often.
+const STATUS_EVERY: u64 = 200_000_000;
+/// The longest sleep: ages in the status move on, and a suspend is noticed.
+const NAP: Duration = Duration::from_secs(1);
+/// How often a folder that could not be used is tried again, in nanoseconds.
+const REOPEN: u64 = 60_000_000_000;
+
+/// An order.
+pub(super) enum Command {
+    Store(
+        Batch,
+        oneshot::Sender<Result<FrameId, Refused>>,
+        OwnedSemaphorePermit,
+    ),
+    Next(UplinkName, Lane, oneshot::Sender<Option<Frame>>),
+    Settle(UplinkName, FrameId, Outcome),
+    Link(UplinkName, bool),
+    Reconfigure(SpoolLimits, Vec<Subscription>, oneshot::Sender<()>),
+    Stop(oneshot::Sender<bool>),
+}
+
+/// What the handle keeps.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    pub(super) commands: Sender<Command>,
+    pub(super) stores: Arc<Semaphore>,
+    pub(super) pending: [watch::Receiver<Pending>; UPLINKS],
+    pub(super) status: watch::Receiver<SpoolStatus>,
+}
+
+struct Owner {
+    options: Options,
+    core: Core<RealFiles>,
+    clock: Clock,
+    commands: Receiver<Command>,
+    pending: [watch::Sender<Pending>; UPLINKS],
+    status: watch::Sender<SpoolStatus>,
+    published: u64,
+    stale: bool,
+    reopen_at: u64,
+}
+
+/// Recovers the folder and starts the thread.
+pub(super) fn start(options: Options) -> Result<Ends, StartError> {
+    let (commands, orders) = channel();
+    let (otlp, otlp_seen) = watch::channel(Pending::default());
+    let (mqtt, mqtt_seen) = watch::channel(Pending::default());
+    let (status, status_seen) = watch::channel(SpoolStatus::default());
+    let core = Core::new(
+        options.limits.clone(),
+        &options.subscriptions,
+        random() as u32,
+    );
+    let mut owner = Owner {
+        clock: options.clock.clone(),
+        options,
+        core,
+        commands: orders,
+        pending: [otlp, mqtt],
+        status,
+        published: 0,
+        stale: true,
+        reopen_at: 0,
+    };
+    owner.open()?;
+    owner.publish();
+    std::thread::Builder::new()
+        .name("spool".into())
+        .spawn(move || owner.run())
+        .map_err(StartError::Thread)?;
+    Ok(Ends {
+        commands,
+        stores: Arc::new(Semaphore::new(STORES)),
+        pending: [otlp_seen, mqtt_seen],
+        status: status_seen,
+    })
+}
+
+impl Owner {
+    /// Tries the folder. Only a lock that another agent holds is an error.
+    fn open(&mut self) -> Result<(), StartError> {
+        self.reopen_at = self.clock.boot_ns().saturating_add(REOPEN);
+        let dir = &self.options.dir;
+        let files = match RealFiles::open(dir) {
+            Ok(files) => files,
+            Err(OpenError::Locked) => return Err(StartError::Locked(dir.clone())),
+            Err(OpenError::Io(error)) => {
+                self.alarm(&error.to_string());
+                return Ok(());
+            }
+        };
+        let settings = Settings {
+            quota: self.core.limits.quota,
+            reserve: self.core.limits.reserve,
+            segment: Settings::segment_for(self.core.limits.quota),
+            epoch: self.core.epoch,
+            boot_id: self.options.boot_id,
+            seed: random(),
+        };
+        match self.core.attach(Log::new(files, settings)) {
+            Ok(true) => {}
+            Ok(false) => self.alarm(
+                "its frames have the numbers of frames in memory; restart the agent to use it",
+            ),
+            Err(error) => self.alarm(&error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn alarm(&mut self, what: &str) {
+        let text = format!(
+            "{what}; data waits in memory only, and a restart or a power cut loses it. \
+             {} is tried again every minute",
+            self.options.dir.display()
+        );
+        if self.core.alarm.as_ref() != Some(&text) {
+            log::warn!("spool: {text}");
+        }
+        self.core.alarm = Some(text);
+    }
+
+    fn run(mut self) {
+        loop {
+            let wait = self.wait();
+            match self.commands.recv_timeout(wait) {
+                Ok(command) => {
+                    if let Some(done) = self.burst(command) {
+                        return self.stop(Some(done));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // Every handle is gone: nobody will ask for a stop.
+                Err(RecvTimeoutError::Disconnected) => return self.stop(None),
+            }
+            self.work();
+        }
+    }
+
+    /// Takes what is in the queue, up to a bound. Some: it was told to stop.
+    fn burst(&mut self, first: Command) -> Option<oneshot::Sender<bool>> {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(command) = next {
+            if let Some(done) = self.obey(command) {
+                return Some(done);
+            }
+            taken += 1;
+            next = if taken < BURST {
+                self.commands.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        None
+    }
+
+    fn obey(&mut self, command: Command) -> Option<oneshot::Sender<bool>> {
+        match command {
+            Command::Store(batch, answer, permit) => {
+                let now = self.now();
+                let _ = answer.send(self.core.store(batch, now));
+                drop(permit);
+                self.stale = true;
+            }
+            Command::Next(uplink, lane, answer) => {
+                let frame = self.core.next(uplink, lane);
+                self.stale |= frame.is_some();
+                let id = frame.as_ref().map(|frame| frame.id);
+                // Who asked has gone: it was not sent.
+                if answer.send(frame).is_err()
+                    && let Some(id) = id
+                {
+                    self.core.settle(uplink, id, &Outcome::Returned);
+                }
+            }
+            Command::Settle(uplink, id, outcome) => {
+                self.core.settle(uplink, id, &outcome);
+                self.stale = true;
+            }
+            Command::Link(uplink, up) => {
+                self.core.link(uplink, up);
+                self.stale = true;
+            }
+            Command::Reconfigure(limits, subscriptions, answer) => {
+                self.core.reconfigure(limits, &subscriptions);
+                let _ = answer.send(());
+                self.stale = true;
+            }
+            Command::Stop(done) => return Some(done),
+        }
+        None
+    }
+
+    fn work(&mut self) {
+        let before = self.clock.boot_ns();
+        if self.core.log.is_none()
+            && before >= self.reopen_at
+            && let Err(error) = self.open()
+        {
+            self.alarm(&error.to_string());
+        }
+        let syncs = self.syncs();
+        if self.core.due().is_some_and(|due| due <= before) {
+            let now = self.now();
+            self.core.tick(now);
+        }
+        let done = self.syncs().saturating_sub(syncs);
+        if done > 0 {
+            let took = self.clock.boot_ns().saturating_sub(before) / done;
+            self.core.observe(Duration::from_nanos(took));
+            self.stale = true;
+        }
+        self.publish();
+    }
+
+    fn stop(mut self, done: Option<oneshot::Sender<bool>>) {
+        let now = self.now();
+        let whole = self.core.stop(now);
+        if !whole {
+            log::warn!("spool: not all of what waited in memory could be written");
+        }
+        self.stale = true;
+        self.published = 0;
+        self.publish();
+        // The lock goes before the answer: the next start may follow at once.
+        drop(self.core);
+        if let Some(done) = done {
+            let _ = done.send(whole);
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let due = self.core.due();
+        let nap = due.map_or(NAP, |due| {
+            Duration::from_nanos(due.saturating_sub(self.clock.boot_ns())).min(NAP)
+        });
+        if self.stale {
+            nap.min(Duration::from_nanos(STATUS_EVERY))
+        } else {
+            nap
+        }
+    }
+
+    fn publish(&mut self) {
+        for (sender, name) in self.pending.iter().zip(UPLINK_NAMES) {
+            let now = self.core.pending(name);
+            sender.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
+        let at = self.clock.boot_ns();
+        let age = at.saturating_sub(self.published);
+        if self.published == 0 || age >= 1_000_000_000 || (self.stale && age >= STATUS_EVERY) {
+            self.published = at;
+            self.stale = false;
+            let dir = self.options.dir.display().to_string();
+            let status = self.core.status(at, dir);
+            self.status.send_replace(status);
+        }
+    }
+
+    fn syncs(&self) -> u64 {
+        self.core.log.as_ref().map_or(0, |log| log.syncs)
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            stamp: self.clock.now(),
+            synchronised: self.clock.synchronised(),
+        }
+    }
+}
+
+/// Random bits; the clock's if the system has none to give.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| Clock::new(Default::default()).now().unix_ns)
+}

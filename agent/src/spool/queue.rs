@@ -1,0 +1,1001 @@
+//! What waits, where it is, and who has had it.
+//!
+//! Memory first: a batch lives here and dies here once every uplink that
+//! subscribes to its signal has acknowledged it. `flush` decides when one must
+//! go to flash. From then on its body is only on flash, and each uplink reads
+//! it back through a place of its own in each chain.
+//!
+//! Synchronous; `now` is passed in. An uplink holds in memory only the frames
+//! it is sending, whatever the backlog.
+//!
+//! An uplink's progress in a class is `given`, ranges of seqs that it has
+//! walked past, and `open`, the few of those that it has not acknowledged.
+//! What is in the first and not in the second is done.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
+use super::format::{FrameHeader, signal_slot};
+use super::log::{Counts, Log, Now, Pos, Segment};
+use super::storage::Storage;
+use super::{Lane, Outcome, Pending, Refused, Subscription};
+use crate::config::{Durability, SpoolLimits, UplinkName};
+use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal};
+
+/// What a waiting batch takes in memory besides its body, in bytes.
+const OVERHEAD: u64 = 256;
+/// Condemned frames that are remembered with the server's reason.
+const SAMPLES: usize = 8;
+/// A server's reason is cut to this, in bytes.
+const SAMPLE_TEXT: usize = 256;
+
+/// A batch in memory.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) batch: Batch,
+    /// A bit for each uplink that has not acknowledged it.
+    pub(super) need: u8,
+    /// When it came, in boot nanoseconds.
+    pub(super) arrived: u64,
+    /// A bit for each uplink that has been given it.
+    pub(super) given: u8,
+}
+
+/// Where a frame is that an uplink has been given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Memory,
+    Disk(Pos),
+}
+
+/// A frame that an uplink has been given and has not acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub(super) class: Class,
+    pub(super) place: Place,
+    pub(super) counts: Counts,
+    loss: Loss,
+    /// It came back and waits to be given out again.
+    pub(super) returned: bool,
+}
+
+/// Where an uplink stands.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) required: bool,
+    /// A bit for each signal it takes.
+    pub(super) wants: u8,
+    pub(super) up: bool,
+    /// Frames from this seq on are live.
+    live_since: u64,
+    live: u64,
+    pub(super) given: [Ranges; 4],
+    pub(super) open: BTreeMap<u64, Open>,
+    /// How far each chain has been looked through, live and backlog.
+    hints: [[Pos; 4]; 2],
+    /// What waits for it in memory.
+    pub(super) memory: Counts,
+}
+
+impl Reader {
+    fn new(subscription: &Subscription) -> Self {
+        Self {
+            required: subscription.required,
+            wants: mask_of(&subscription.signals),
+            up: false,
+            live_since: u64::MAX,
+            live: 0,
+            given: Default::default(),
+            open: BTreeMap::new(),
+            hints: Default::default(),
+            memory: Counts::default(),
+        }
+    }
+
+    pub(super) fn wants(&self, signal: Signal) -> bool {
+        self.wants & (1 << signal_slot(signal)) != 0
+    }
+
+    /// It has acknowledged (or does not want) all of `first..=last` in a class.
+    fn passed(&self, class: Class, first: u64, last: u64) -> bool {
+        let open = self.open.range(first..=last);
+        self.given(class).covers(first, last) && open.into_iter().all(|(_, o)| o.class != class)
+    }
+
+    /// It has acknowledged `seq`.
+    pub(super) fn done(&self, class: Class, seq: u64) -> bool {
+        self.given(class).contains(seq) && !self.open.contains_key(&seq)
+    }
+
+    pub(super) fn given(&self, class: Class) -> &Ranges {
+        let [critical, outbox, normal, bulk] = &self.given;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+
+    fn given_mut(&mut self, class: Class) -> &mut Ranges {
+        let [critical, outbox, normal, bulk] = &mut self.given;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+
+    /// The seqs of a lane.
+    fn span(&self, lane: Lane) -> (u64, u64) {
+        match lane {
+            Lane::Live => (self.live_since, u64::MAX),
+            Lane::Backlog => (0, self.live_since),
+        }
+    }
+
+    fn hint(&mut self, lane: Lane, class: Class) -> &mut Pos {
+        let [live, backlog] = &mut self.hints;
+        let [critical, outbox, normal, bulk] = match lane {
+            Lane::Live => live,
+            Lane::Backlog => backlog,
+        };
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+}
+
+/// The next frame of a lane, before it is taken.
+struct Candidate {
+    seq: u64,
+    class: Class,
+    place: Place,
+    /// It waits in `open` already.
+    again: bool,
+}
+
+/// What taking a candidate came to.
+#[derive(Default)]
+struct Taken {
+    frame: Option<Frame>,
+    counts: Counts,
+    /// It is damaged, which nobody has counted yet.
+    lost: Option<Loss>,
+}
+
+/// The whole queue.
+pub(crate) struct Core<S: Storage> {
+    pub(super) limits: SpoolLimits,
+    pub(super) epoch: u32,
+    pub(super) log: Option<Log<S>>,
+    pub(super) readers: [Option<Reader>; UPLINKS],
+    pub(super) memory: [BTreeMap<u64, Waiting>; 4],
+    pub(super) memory_bytes: u64,
+    pub(super) next_seq: u64,
+    pub(super) losses: Losses,
+    /// What the last durable ledger said, and the version given out last.
+    pub(super) durable: Ledger,
+    pub(super) version: u64,
+    pub(super) alarm: Option<String>,
+    pub(super) disk: super::flush::Disk,
+    pub(super) recovered: u64,
+    /// Condemned frames with the server's reason, newest last.
+    pub(super) condemned: VecDeque<(FrameId, String)>,
+}
+
+impl<S: Storage> Core<S> {
+    /// An empty queue without a disk. Its seqs begin so high that a disk which
+    /// turns up later has none of them.
+    pub(crate) fn new(limits: SpoolLimits, subscriptions: &[Subscription], epoch: u32) -> Self {
+        let mut core = Self {
+            limits,
+            epoch,
+            log: None,
+            readers: Default::default(),
+            memory: Default::default(),
+            memory_bytes: 0,
+            next_seq: 1 << 40,
+            losses: Losses::default(),
+            durable: Ledger::default(),
+            version: 0,
+            alarm: None,
+            disk: super::flush::Disk::default(),
+            recovered: 0,
+            condemned: VecDeque::new(),
+        };
+        core.subscribe(subscriptions);
+        core
+    }
+
+    /// Takes over a disk: recovers it and goes on behind what it holds.
+    /// `false`: it holds seqs that this process has used itself.
+    pub(crate) fn attach(&mut self, mut log: Log<S>) -> std::io::Result<bool> {
+        let fresh = self.next_seq == 1 << 40 && self.memory.iter().all(BTreeMap::is_empty);
+        let found = log.recover()?;
+        if !fresh && found.ledger.next_seq > 1 << 40 {
+            return Ok(false);
+        }
+        if fresh {
+            self.next_seq = found.ledger.next_seq;
+        }
+        self.recovered = found.frames;
+        for (key, loss) in &found.ledger.losses.table {
+            self.losses.add(key.0, key.1, *loss);
+        }
+        for (uplink, ranges) in found.ledger.done.iter().enumerate() {
+            if let Some(Some(reader)) = self.readers.get_mut(uplink) {
+                for (class, ranges) in Class::ALL.into_iter().zip(ranges) {
+                    let newer = std::mem::take(reader.given_mut(class));
+                    *reader.given_mut(class) = ranges.joined(&newer);
+                }
+            }
+        }
+        for (class, seq, loss) in found.lost {
+            let wanted = |reader: &Reader| reader.required && !reader.done(class, seq);
+            if self.readers.iter().flatten().any(wanted) {
+                self.losses.add(class, Reason::Damaged, loss);
+            }
+        }
+        self.version = found.ledger.version;
+        self.durable = found.ledger;
+        self.log = Some(log);
+        self.alarm = None;
+        for uplink in 0..UPLINKS {
+            self.recount(uplink);
+        }
+        self.sweep();
+        Ok(true)
+    }
+
+    /// Accepts a batch, or counts its loss.
+    pub(crate) fn store(&mut self, batch: Batch, now: Now) -> Result<FrameId, Refused> {
+        if batch.body.len() > MAX_BODY {
+            self.lose(batch.class, Reason::TooLarge, loss_of(&batch));
+            return Err(Refused::TooLarge);
+        }
+        let need = self.need_of(batch.signal);
+        if need == 0 {
+            let id = self.take_id();
+            self.lose(batch.class, Reason::NoUplink, loss_of(&batch));
+            return Ok(id);
+        }
+        let size = batch.body.len() as u64 + OVERHEAD;
+        if !self.make_memory(batch.class, size, now) {
+            self.lose(batch.class, Reason::Refused, loss_of(&batch));
+            return Err(Refused::Full);
+        }
+        let id = self.take_id();
+        let counts = counts_of(batch.items, batch.body.len());
+        for (slot, reader) in self.readers.iter_mut().enumerate() {
+            if let Some(reader) = reader
+                && need & (1 << slot) != 0
+            {
+                reader.memory.add(counts);
+                reader.live += u64::from(id.seq >= reader.live_since);
+            }
+        }
+        self.memory_bytes += size;
+        let waiting = Waiting {
+            need,
+            arrived: now.stamp.boot_ns,
+            given: 0,
+            batch,
+        };
+        self.note(waiting.batch.class, &waiting);
+        self.waiting_mut(waiting.batch.class)
+            .insert(id.seq, waiting);
+        Ok(id)
+    }
+
+    /// The next frame of a lane.
+    pub(crate) fn next(&mut self, uplink: UplinkName, lane: Lane) -> Option<Frame> {
+        let slot = uplink_slot(uplink);
+        loop {
+            let Some(candidate) = self.candidate(slot, lane) else {
+                if let (Lane::Live, Some(Some(reader))) = (lane, self.readers.get_mut(slot)) {
+                    reader.live = 0;
+                }
+                return None;
+            };
+            if let Some(frame) = self.take(slot, lane, &candidate) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// What became of a frame. A name that is not in flight is ignored.
+    pub(crate) fn settle(&mut self, uplink: UplinkName, id: FrameId, outcome: &Outcome) {
+        let slot = uplink_slot(uplink);
+        let Some(Some(reader)) = self.readers.get_mut(slot) else {
+            return;
+        };
+        let Some(open) = reader.open.get(&id.seq).copied() else {
+            return;
+        };
+        if open.returned {
+            return;
+        }
+        match outcome {
+            Outcome::Returned => self.give_back(slot, id.seq),
+            Outcome::Delivered => self.acknowledge(slot, id.seq, &open),
+            Outcome::Condemned(reason) => {
+                let mut text = reason.clone();
+                while text.len() > SAMPLE_TEXT {
+                    text.pop();
+                }
+                if self.condemned.len() >= SAMPLES {
+                    self.condemned.pop_front();
+                }
+                self.condemned.push_back((id, text));
+                self.lose(open.class, Reason::Condemned, open.loss);
+                self.acknowledge(slot, id.seq, &open);
+            }
+        }
+    }
+
+    /// An uplink came up or went down.
+    pub(crate) fn link(&mut self, uplink: UplinkName, up: bool) {
+        let slot = uplink_slot(uplink);
+        let newest = self.newest_for(slot);
+        let next_seq = self.next_seq;
+        let Some(Some(reader)) = self.readers.get_mut(slot) else {
+            return;
+        };
+        if !up {
+            let open: Vec<u64> = reader.open.keys().copied().collect();
+            for seq in open {
+                self.give_back(slot, seq);
+            }
+        }
+        let Some(Some(reader)) = self.readers.get_mut(slot) else {
+            return;
+        };
+        if up && !reader.up {
+            reader.live_since = newest.unwrap_or(next_seq);
+            reader.live = u64::from(newest.is_some());
+            reader.hints = Default::default();
+        } else if !up {
+            reader.live_since = u64::MAX;
+            reader.live = 0;
+            reader.hints = Default::default();
+        }
+        reader.up = up;
+    }
+
+    /// New bounds and subscriptions.
+    pub(crate) fn reconfigure(&mut self, limits: SpoolLimits, subscriptions: &[Subscription]) {
+        if let Some(log) = &mut self.log {
+            log.resize(limits.quota, limits.reserve);
+        }
+        self.limits = limits;
+        self.subscribe(subscriptions);
+        self.sweep();
+    }
+
+    /// What waits for an uplink.
+    pub(crate) fn pending(&self, uplink: UplinkName) -> Pending {
+        let slot = uplink_slot(uplink);
+        let Some(Some(reader)) = self.readers.get(slot) else {
+            return Pending::default();
+        };
+        let mut all = reader.memory;
+        for segment in self.segments() {
+            if let Some(counts) = segment.remaining.get(slot) {
+                all.add(*counts);
+            }
+        }
+        let live = reader.live.min(all.frames);
+        Pending {
+            live,
+            backlog: all.frames - live,
+            items: all.items,
+            bytes: all.bytes,
+        }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let log = self.log.iter();
+        log.flat_map(|log| {
+            Class::ALL
+                .into_iter()
+                .flat_map(|class| log.segments(class).values())
+        })
+    }
+
+    fn subscribe(&mut self, subscriptions: &[Subscription]) {
+        for (slot, name) in UPLINK_NAMES.into_iter().enumerate() {
+            let wanted = subscriptions.iter().find(|sub| sub.uplink == name);
+            let Some(place) = self.readers.get_mut(slot) else {
+                continue;
+            };
+            match (place.as_mut(), wanted) {
+                (Some(reader), Some(wanted)) => {
+                    reader.required = wanted.required;
+                    reader.wants = mask_of(&wanted.signals);
+                    reader.hints = Default::default();
+                }
+                (None, Some(wanted)) => *place = Some(Reader::new(wanted)),
+                (_, None) => *place = None,
+            }
+            self.recount(slot);
+        }
+        for class in Class::ALL {
+            let mut kept = std::mem::take(self.waiting_mut(class));
+            for waiting in kept.values_mut() {
+                waiting.need &= self.need_of(waiting.batch.signal);
+            }
+            *self.waiting_mut(class) = kept;
+            self.bury(class, Reason::NoUplink);
+        }
+    }
+
+    /// Counts anew what waits for an uplink: on flash from the footers, and by
+    /// reading headers only where its cursor is inside a segment.
+    fn recount(&mut self, slot: usize) {
+        let reader = self.readers.get(slot).and_then(Option::as_ref);
+        let mut memory = Counts::default();
+        if let Some(reader) = reader {
+            for (seq, waiting) in self.memory.iter().flatten() {
+                let idle = reader.open.get(seq).is_none_or(|open| open.returned);
+                if waiting.need & (1 << slot) != 0 && reader.wants(waiting.batch.signal) && idle {
+                    memory.add(counts_of(waiting.batch.items, waiting.batch.body.len()));
+                }
+            }
+        }
+        if let (Some(log), reader) = (&mut self.log, reader) {
+            for class in Class::ALL {
+                let ids: Vec<u64> = log.segments(class).keys().copied().collect();
+                for id in ids {
+                    let counts =
+                        reader.map_or_else(Counts::default, |r| remaining(log, r, class, id));
+                    let segment = log.segment_mut(class, id);
+                    if let Some(place) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                        *place = counts;
+                    }
+                }
+            }
+        }
+        if let Some(Some(reader)) = self.readers.get_mut(slot) {
+            reader.memory = memory;
+        }
+    }
+
+    fn candidate(&mut self, slot: usize, lane: Lane) -> Option<Candidate> {
+        let mut best: Option<Candidate> = None;
+        for class in Class::ALL {
+            let Some(found) = self.candidate_of(slot, lane, class) else {
+                continue;
+            };
+            let better = match (&best, lane) {
+                (None, _) => true,
+                (Some(best), Lane::Live) => found.seq < best.seq,
+                (Some(best), Lane::Backlog) => {
+                    let rank = |c: &Candidate| (c.class != Class::Critical, c.seq);
+                    rank(&found) < rank(best)
+                }
+            };
+            if better {
+                best = Some(found);
+            }
+        }
+        best
+    }
+
+    fn candidate_of(&mut self, slot: usize, lane: Lane, class: Class) -> Option<Candidate> {
+        // A disk that takes nothing must not stop what can still be sent.
+        let always = self.limits.durability == Durability::Always
+            && self.log.is_some()
+            && self.alarm.is_none();
+        let next_seq = self.next_seq;
+        let required = self.required_mask();
+        let Self {
+            readers,
+            log,
+            memory,
+            ..
+        } = self;
+        let reader = readers.get_mut(slot)?.as_mut()?;
+        let (from, until) = reader.span(lane);
+        let again = reader.open.range(from..until);
+        let again = again
+            .filter(|(_, open)| open.class == class && open.returned)
+            .map(|(&seq, open)| Candidate {
+                seq,
+                class,
+                place: open.place,
+                again: true,
+            })
+            .next();
+        let from = reader.given(class).first_gap(from);
+        let first_in_memory = memory
+            .get(class as usize)?
+            .range(from.min(until)..until)
+            .find(|(seq, waiting)| {
+                waiting.need & (1 << slot) != 0 && !reader.given(class).contains(**seq)
+            });
+        let in_memory = first_in_memory
+            // `durability = "always"`: not before it is on flash, and nothing past it.
+            .filter(|(_, waiting)| !always || waiting.need & required == 0)
+            .map(|(&seq, _)| Candidate {
+                seq,
+                class,
+                place: Place::Memory,
+                again: false,
+            });
+        let on_disk = log.as_mut().and_then(|log| {
+            let mut pos = *reader.hint(lane, class);
+            let given = reader.given(class);
+            let wants = reader.wants;
+            let header = log.find(
+                class,
+                &mut pos,
+                &|segment| {
+                    let (first, last) = segment.stats.seqs;
+                    segment.stats.mask() & wants == 0 || last < from || given.covers(first, last)
+                },
+                &|header| {
+                    let wanted = header
+                        .signal
+                        .is_some_and(|s| wants & (1 << signal_slot(s)) != 0);
+                    wanted && header.seq >= from && !given.contains(header.seq)
+                },
+            );
+            *reader.hint(lane, class) = pos;
+            let header = header.filter(|header| header.seq < until)?;
+            Some(Candidate {
+                seq: header.seq,
+                class,
+                place: Place::Disk(pos),
+                again: false,
+            })
+        });
+        // Nothing it wants lies before that: the numbers in between are other
+        // classes', other signals', or done.
+        let next = [
+            first_in_memory.map(|(&seq, _)| seq),
+            on_disk.as_ref().map(|d| d.seq),
+        ];
+        let next = next.into_iter().flatten().min();
+        let walked = next.unwrap_or(until.min(next_seq));
+        reader.given_mut(class).insert(from, walked);
+        [again, in_memory, on_disk]
+            .into_iter()
+            .flatten()
+            .min_by_key(|found| found.seq)
+    }
+
+    /// Gives a candidate out; `None`: it is damaged or gone, and has been counted.
+    fn take(&mut self, slot: usize, lane: Lane, candidate: &Candidate) -> Option<Frame> {
+        let &Candidate {
+            seq,
+            class,
+            place,
+            again,
+        } = candidate;
+        let Taken {
+            frame,
+            counts,
+            lost,
+        } = match place {
+            Place::Memory => self.take_memory(slot, class, seq),
+            Place::Disk(pos) => self.take_disk(class, pos, again),
+        };
+        let Self { readers, log, .. } = self;
+        let reader = readers.get_mut(slot)?.as_mut()?;
+        reader.given_mut(class).insert(seq, seq.saturating_add(1));
+        if lane == Lane::Live {
+            reader.live = reader.live.saturating_sub(1);
+        }
+        match place {
+            Place::Memory => reader.memory.sub(counts),
+            Place::Disk(pos) => {
+                let segment = log
+                    .as_mut()
+                    .and_then(|log| log.segment_mut(class, pos.segment));
+                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                    left.sub(counts);
+                }
+            }
+        }
+        let Some(frame) = frame else {
+            reader.open.remove(&seq);
+            if let Some(lost) = lost {
+                self.lose(class, Reason::Damaged, lost);
+            }
+            self.disk.advanced = true;
+            self.sweep();
+            return None;
+        };
+        let open = Open {
+            class,
+            place,
+            counts,
+            loss: loss_of(&frame.batch),
+            returned: false,
+        };
+        reader.open.insert(seq, open);
+        Some(frame)
+    }
+
+    fn take_memory(&mut self, slot: usize, class: Class, seq: u64) -> Taken {
+        let epoch = self.epoch;
+        let Some(waiting) = self.waiting_mut(class).get_mut(&seq) else {
+            return Taken::default();
+        };
+        let resent = waiting.given & (1 << slot) != 0;
+        waiting.given |= 1 << slot;
+        let batch = waiting.batch.clone();
+        Taken {
+            counts: counts_of(batch.items, batch.body.len()),
+            frame: Some(Frame {
+                id: FrameId { epoch, seq },
+                batch,
+                resent,
+            }),
+            lost: None,
+        }
+    }
+
+    fn take_disk(&mut self, class: Class, pos: Pos, again: bool) -> Taken {
+        let own = self.epoch;
+        let Some(log) = &mut self.log else {
+            return Taken::default();
+        };
+        let Some(epoch) = log
+            .segments(class)
+            .get(&pos.segment)
+            .map(|segment| segment.epoch)
+        else {
+            return Taken::default();
+        };
+        let Some(header) = log.header_at(class, pos) else {
+            return Taken::default();
+        };
+        let counts = counts_of(header.items, header.payload_len);
+        let damaged = log.damaged;
+        let body = log.payload(class, pos, &header);
+        // Each damaged place is marked once, whoever comes by.
+        let lost = (log.damaged > damaged).then_some(Loss {
+            frames: 1,
+            items: u64::from(header.items),
+            first_unix_ns: header.first.unix_ns,
+            last_unix_ns: header.last.unix_ns,
+        });
+        let id = FrameId {
+            epoch,
+            seq: header.seq,
+        };
+        let batch = body.and_then(|body| batch_of(class, header, body));
+        let resent = again || epoch != own;
+        Taken {
+            frame: batch.map(|batch| Frame { id, batch, resent }),
+            counts,
+            lost,
+        }
+    }
+
+    fn give_back(&mut self, slot: usize, seq: u64) {
+        let Self { readers, log, .. } = self;
+        let Some(Some(reader)) = readers.get_mut(slot) else {
+            return;
+        };
+        let live_since = reader.live_since;
+        let Some(open) = reader.open.get_mut(&seq) else {
+            return;
+        };
+        if open.returned {
+            return;
+        }
+        open.returned = true;
+        reader.live += u64::from(seq >= live_since);
+        match open.place {
+            Place::Memory => reader.memory.add(open.counts),
+            Place::Disk(pos) => {
+                let class = open.class;
+                let segment = log
+                    .as_mut()
+                    .and_then(|log| log.segment_mut(class, pos.segment));
+                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                    left.add(open.counts);
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, slot: usize, seq: u64, open: &Open) {
+        if let Some(Some(reader)) = self.readers.get_mut(slot) {
+            reader.open.remove(&seq);
+            reader.given_mut(open.class).trim();
+        }
+        match open.place {
+            Place::Memory => {
+                let left = self.waiting_mut(open.class).get_mut(&seq).map(|waiting| {
+                    waiting.need &= !(1 << slot);
+                    waiting.need
+                });
+                if left == Some(0) {
+                    self.forget(open.class, seq);
+                }
+            }
+            Place::Disk(_) => {
+                self.disk.advanced = true;
+                self.sweep();
+            }
+        }
+    }
+
+    /// Takes a batch out of memory.
+    pub(super) fn forget(&mut self, class: Class, seq: u64) -> Option<Waiting> {
+        let waiting = self.waiting_mut(class).remove(&seq)?;
+        let size = waiting.batch.body.len() as u64 + OVERHEAD;
+        self.memory_bytes = self.memory_bytes.saturating_sub(size);
+        Some(waiting)
+    }
+
+    /// Takes a batch out of memory that some uplink still wanted.
+    pub(super) fn drop_waiting(&mut self, class: Class, seq: u64, reason: Reason) {
+        let Some(waiting) = self.forget(class, seq) else {
+            return;
+        };
+        let counts = counts_of(waiting.batch.items, waiting.batch.body.len());
+        for (slot, reader) in self.readers.iter_mut().enumerate() {
+            let Some(reader) = reader else { continue };
+            let open = reader.open.remove(&seq);
+            if waiting.need & (1 << slot) != 0 && open.is_none_or(|open| open.returned) {
+                reader.memory.sub(counts);
+                let live = u64::from(seq >= reader.live_since);
+                reader.live = reader.live.saturating_sub(live);
+            }
+        }
+        self.lose(class, reason, loss_of(&waiting.batch));
+    }
+
+    /// Drops what nobody needs any more.
+    fn bury(&mut self, class: Class, reason: Reason) {
+        let unwanted = self.waiting_mut(class).iter();
+        let unwanted: Vec<u64> = unwanted
+            .filter(|(_, w)| w.need == 0)
+            .map(|(&seq, _)| seq)
+            .collect();
+        for seq in unwanted {
+            self.drop_waiting(class, seq, reason);
+        }
+    }
+
+    /// Removes the segments that everybody has passed.
+    pub(super) fn sweep(&mut self) {
+        let Some(log) = &self.log else { return };
+        let roomy = log.usage() < self.limits.quota / 2;
+        let mut over = Vec::new();
+        let mut left = false;
+        for class in Class::ALL {
+            for (&id, segment) in log.segments(class) {
+                let passed = |reader: &Reader| passed(reader, class, segment);
+                let mut readers = self.readers.iter().flatten();
+                let nobody = self.readers.iter().all(Option::is_none);
+                let held = readers.any(|reader| (reader.required || roomy) && !passed(reader));
+                if held || nobody || segment.opaque || !segment.closed {
+                    left |= !segment.opaque;
+                } else {
+                    over.push((class, id));
+                }
+            }
+        }
+        for (class, id) in over {
+            // The newest cursors must not go while they keep something from being repeated.
+            let holder = self.log.as_ref().and_then(|log| log.holder.1);
+            if left && holder == Some((class, id)) {
+                self.disk.slot_due = true;
+                continue;
+            }
+            self.drop_segment(class, id, Reason::Optional);
+        }
+    }
+
+    /// Removes a segment and counts what was still wanted of it.
+    pub(super) fn drop_segment(&mut self, class: Class, id: u64, reason: Reason) -> bool {
+        let lost = self.wanted_in(class, id);
+        let Some(log) = &mut self.log else {
+            return false;
+        };
+        if let Err(error) = log.remove(class, id) {
+            self.alarm = Some(format!("{error}; check the disk"));
+            return false;
+        }
+        if let Some(loss) = lost {
+            self.lose(class, reason, loss);
+        }
+        for reader in self.readers.iter_mut().flatten() {
+            reader.open.retain(|_, open| {
+                let here = matches!(open.place, Place::Disk(pos) if pos.segment == id);
+                !(open.class == class && here)
+            });
+        }
+        true
+    }
+
+    /// What some uplink has not acknowledged of a segment.
+    fn wanted_in(&mut self, class: Class, id: u64) -> Option<Loss> {
+        let Self { log, readers, .. } = self;
+        let log = log.as_mut()?;
+        let segment = log.segments(class).get(&id)?;
+        let (end, (first, last)) = (segment.end, segment.stats.seqs);
+        if (first, last) == (0, 0) || readers.iter().flatten().all(|r| passed(r, class, segment)) {
+            return None;
+        }
+        let mut sum: Option<Loss> = None;
+        let mut offset = super::format::SEGMENT_HEADER as u32;
+        while let Some((at, header)) = log.frame_at(class, id, offset, end) {
+            offset = at.saturating_add(header.len() as u32);
+            let Some(signal) = header.signal else {
+                continue;
+            };
+            let nobody = readers.iter().all(Option::is_none);
+            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq);
+            if !nobody && !readers.iter().flatten().any(wanted) {
+                continue;
+            }
+            let sum = sum.get_or_insert(Loss {
+                frames: 0,
+                items: 0,
+                first_unix_ns: u64::MAX,
+                last_unix_ns: 0,
+            });
+            sum.frames += 1;
+            sum.items += u64::from(header.items);
+            sum.first_unix_ns = sum.first_unix_ns.min(header.first.unix_ns);
+            sum.last_unix_ns = sum.last_unix_ns.max(header.last.unix_ns);
+        }
+        sum
+    }
+
+    fn newest_for(&self, slot: usize) -> Option<u64> {
+        let reader = self.readers.get(slot)?.as_ref()?;
+        let memory = self.memory.iter().filter_map(|class| {
+            let mut newest = class.iter().rev();
+            let found = newest.find(|(_, waiting)| waiting.need & (1 << slot) != 0);
+            found.map(|(&seq, _)| seq)
+        });
+        let disk = Class::ALL.into_iter().filter_map(|class| {
+            let segments = self.log.as_ref()?.segments(class).values();
+            let newest = segments.flat_map(|segment| {
+                let signals = segment.stats.signals.iter().enumerate();
+                signals.filter(|(signal, _)| reader.wants & (1 << signal) != 0)
+            });
+            let newest = newest.map(|(_, stats)| stats.newest).max()?;
+            (newest > 0 && !reader.done(class, newest)).then_some(newest)
+        });
+        memory.chain(disk).max()
+    }
+
+    fn take_id(&mut self) -> FrameId {
+        let seq = self.next_seq;
+        self.next_seq = seq.saturating_add(1);
+        FrameId {
+            epoch: self.epoch,
+            seq,
+        }
+    }
+
+    fn need_of(&self, signal: Signal) -> u8 {
+        self.mask(|reader| reader.wants(signal))
+    }
+
+    pub(super) fn required_mask(&self) -> u8 {
+        self.mask(|reader| reader.required)
+    }
+
+    pub(super) fn mask(&self, of: impl Fn(&Reader) -> bool) -> u8 {
+        let mut mask = 0;
+        for (slot, reader) in self.readers.iter().enumerate() {
+            if reader.as_ref().is_some_and(&of) {
+                mask |= 1 << slot;
+            }
+        }
+        mask
+    }
+
+    pub(super) fn lose(&mut self, class: Class, reason: Reason, loss: Loss) {
+        self.losses.add(class, reason, loss);
+    }
+
+    pub(super) fn waiting_mut(&mut self, class: Class) -> &mut BTreeMap<u64, Waiting> {
+        let [critical, outbox, normal, bulk] = &mut self.memory;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
+    }
+}
+
+impl<S: Storage> Core<S> {
+    /// Everybody has passed a segment.
+    pub(super) fn all_passed(&self, class: Class, segment: &Segment) -> bool {
+        let mut readers = self.readers.iter().flatten();
+        readers.all(|reader| passed(reader, class, segment))
+    }
+}
+
+fn passed(reader: &Reader, class: Class, segment: &Segment) -> bool {
+    let (first, last) = segment.stats.seqs;
+    segment.stats.mask() & reader.wants == 0 || reader.passed(class, first, last)
+}
+
+/// What an uplink has not been given of a segment.
+fn remaining<S: Storage>(log: &mut Log<S>, reader: &Reader, class: Class, id: u64) -> Counts {
+    let mut sum = Counts::default();
+    let Some(segment) = log.segments(class).get(&id) else {
+        return sum;
+    };
+    let ((first, last), end) = (segment.stats.seqs, segment.end);
+    if segment.stats.mask() & reader.wants == 0 || passed(reader, class, segment) {
+        return sum;
+    }
+    if !reader.given(class).touches(first, last) {
+        for (signal, stats) in segment.stats.signals.iter().enumerate() {
+            if reader.wants & (1 << signal) != 0 {
+                sum.add(Counts {
+                    frames: u64::from(stats.frames),
+                    items: stats.items,
+                    bytes: stats.bytes,
+                });
+            }
+        }
+        return sum;
+    }
+    let mut offset = super::format::SEGMENT_HEADER as u32;
+    while let Some((at, header)) = log.frame_at(class, id, offset, end) {
+        offset = at.saturating_add(header.len() as u32);
+        let wanted = header.signal.is_some_and(|signal| reader.wants(signal));
+        let waits = match reader.open.get(&header.seq) {
+            Some(open) => open.returned,
+            None => !reader.given(class).contains(header.seq),
+        };
+        if wanted && waits {
+            sum.add(counts_of(header.items, header.payload_len));
+        }
+    }
+    sum
+}
+
+fn batch_of(class: Class, header: FrameHeader, body: bytes::Bytes) -> Option<Batch> {
+    Some(Batch {
+        signal: header.signal?,
+        class,
+        codec: header.codec,
+        items: header.items,
+        first: header.first,
+        last: header.last,
+        context: header.context,
+        body,
+    })
+}
+
+pub(super) fn counts_of(items: u32, bytes: usize) -> Counts {
+    Counts {
+        frames: 1,
+        items: u64::from(items),
+        bytes: bytes as u64,
+    }
+}
+
+pub(super) fn loss_of(batch: &Batch) -> Loss {
+    Loss {
+        frames: 1,
+        items: u64::from(batch.items),
+        first_unix_ns: batch.first.unix_ns,
+        last_unix_ns: batch.last.unix_ns,
+    }
+}
+
+fn mask_of(signals: &[Signal]) -> u8 {
+    let slots = signals.iter().map(|signal| signal_slot(*signal));
+    slots.fold(0, |mask, slot| mask | (1 << slot))
+}

@@ -1,0 +1,247 @@
+//! Finds out at the start what the folder holds. Nothing in it is an error.
+//!
+//! 1. Names that are not a segment's are ignored.
+//! 2. A segment with a valid footer is believed; its frames are checked when read.
+//! 3. Other segments are scanned: a bad header means a search for the next good
+//!    one, a bad payload is stepped over and counted.
+//! 4. No segment of an earlier start is appended to, but for its footer.
+//! 5. A segment of a newer format, or without a whole header, stays as it is
+//!    and goes first when room is needed.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::cursor::{Ledger, Loss, UPLINKS};
+use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats};
+use super::log::{Counts, Log, Pos, Segment, path_of};
+use super::storage::Storage;
+use crate::frame::Class;
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    /// The newest ledger, `next_seq` past all that was found.
+    pub(crate) ledger: Ledger,
+    /// Data frames.
+    pub(crate) frames: u64,
+    /// Frames whose header was whole but whose payload was not: class, seq, how much.
+    pub(crate) lost: Vec<(Class, u64, Loss)>,
+}
+
+/// A segment as listed: id, length, header.
+struct Found {
+    id: u64,
+    len: u64,
+    header: Option<SegmentHeader>,
+}
+
+impl<S: Storage> Log<S> {
+    /// Reads the folder. Fails only if it cannot even be listed.
+    pub(crate) fn recover(&mut self) -> io::Result<Recovered> {
+        let mut out = Recovered::default();
+        let mut ledgers = Vec::new();
+        let mut highest = 0;
+        for class in Class::ALL {
+            let found = self.list_segments(class)?;
+            for (index, this) in found.iter().enumerate() {
+                let next = found.get(index + 1).and_then(|next| next.header.as_ref());
+                let limit = next
+                    .filter(|next| next.previous == this.id)
+                    .map_or(u32::MAX, |next| next.previous_end);
+                self.take(class, this, limit, &mut out);
+            }
+            let last = found.last().map_or(0, |found| found.id);
+            self.chain_mut(class).next_id = last.saturating_add(1);
+            for (&id, segment) in self.segments(class) {
+                highest = highest.max(segment.stats.seqs.1);
+                let frames = segment.stats.signals.iter();
+                out.frames += frames.map(|signal| u64::from(signal.frames)).sum::<u64>();
+                let (offset, version) = segment.stats.ledger;
+                if version > 0 {
+                    ledgers.push((
+                        version,
+                        class,
+                        Pos {
+                            segment: id,
+                            offset,
+                        },
+                    ));
+                }
+                // Every segment begins with a ledger, should the last one be unreadable.
+                let first = Pos {
+                    segment: id,
+                    offset: SEGMENT_HEADER as u32,
+                };
+                ledgers.push((version.saturating_sub(1), class, first));
+            }
+        }
+        out.ledger = self.newest_ledger(ledgers);
+        out.ledger.next_seq = out.ledger.seq_floor().max(highest.saturating_add(1));
+        Ok(out)
+    }
+
+    fn list_segments(&mut self, class: Class) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for (name, len) in self.storage.list(class.as_str())? {
+            let Some(id) = id_of(&name) else { continue };
+            let mut bytes = [0; SEGMENT_HEADER];
+            let count = self.storage.read_at(&path_of(class, id), 0, &mut bytes);
+            let decoded =
+                SegmentHeader::decode(bytes.get(..count.unwrap_or(0)).unwrap_or_default());
+            // A file in the wrong folder or under another name is not this chain's.
+            let header = decoded.ok().filter(|h| h.id == id && h.class == class);
+            found.push(Found { id, len, header });
+        }
+        found.sort_by_key(|found| found.id);
+        Ok(found)
+    }
+
+    fn take(&mut self, class: Class, found: &Found, limit: u32, out: &mut Recovered) {
+        let len = u32::try_from(found.len).unwrap_or(u32::MAX);
+        let mut segment = Segment {
+            nonce: 0,
+            epoch: 0,
+            end: SEGMENT_HEADER as u32,
+            size: found.len,
+            stats: Stats::default(),
+            closed: true,
+            opaque: true,
+            remaining: [Counts::default(); UPLINKS],
+            marks: BTreeSet::new(),
+        };
+        let Some(header) = &found.header else {
+            // Nothing was acknowledged from a file that never got its header.
+            if found.len <= SEGMENT_HEADER as u64
+                && self.storage.unlink(&path_of(class, found.id)).is_ok()
+            {
+                return;
+            }
+            self.damaged = self.damaged.saturating_add(1);
+            self.chain_mut(class).segments.insert(found.id, segment);
+            return;
+        };
+        segment.nonce = header.nonce;
+        segment.epoch = header.epoch;
+        segment.opaque = false;
+        if let Some(stats) = self.footer(class, found) {
+            segment.end = stats.end.min(len);
+            segment.stats = stats;
+            self.chain_mut(class).segments.insert(found.id, segment);
+            return;
+        }
+        segment.end = len.min(limit).max(SEGMENT_HEADER as u32);
+        let upto = segment.end;
+        self.chain_mut(class).segments.insert(found.id, segment);
+        let stats = self.scan(class, found.id, upto, out);
+        self.close(class, found.id, stats);
+    }
+
+    fn footer(&mut self, class: Class, found: &Found) -> Option<Stats> {
+        let nonce = found.header.as_ref()?.nonce;
+        let at = found.len.checked_sub(FOOTER as u64)?;
+        let mut bytes = [0; FOOTER];
+        let count = self
+            .storage
+            .read_at(&path_of(class, found.id), at, &mut bytes)
+            .ok()?;
+        let stats = format::decode_footer(bytes.get(..count)?, nonce)?;
+        (u64::from(stats.end) <= at).then_some(stats)
+    }
+
+    fn scan(&mut self, class: Class, id: u64, upto: u32, out: &mut Recovered) -> Stats {
+        let mut stats = Stats {
+            end: SEGMENT_HEADER as u32,
+            ..Stats::default()
+        };
+        let mut offset = SEGMENT_HEADER as u32;
+        while let Some((at, header)) = self.frame_at(class, id, offset, upto) {
+            offset = at.saturating_add(header.len() as u32);
+            let whole = self.payload(
+                class,
+                Pos {
+                    segment: id,
+                    offset: at,
+                },
+                &header,
+            );
+            match (header.kind, whole) {
+                (Kind::Data, Some(_)) => stats.add(&header),
+                (Kind::Data, None) => {
+                    let loss = Loss {
+                        frames: 1,
+                        items: u64::from(header.items),
+                        first_unix_ns: header.first.unix_ns,
+                        last_unix_ns: header.last.unix_ns,
+                    };
+                    out.lost.push((class, header.seq, loss));
+                }
+                (Kind::Commit, Some(payload)) => {
+                    if let Some(ledger) = Ledger::decode(&payload) {
+                        stats.ledger = (at, ledger.version);
+                    }
+                }
+                _ => {}
+            }
+            stats.end = offset;
+        }
+        stats
+    }
+
+    /// Gives an earlier start's segment its footer, so that no later start
+    /// scans it again. Synced, since what it holds may be in the page cache
+    /// only; if that fails, the next start does it again.
+    fn close(&mut self, class: Class, id: u64, stats: Stats) {
+        let mut footer = Vec::with_capacity(FOOTER);
+        let Some(segment) = self.segment_mut(class, id) else {
+            return;
+        };
+        segment.end = stats.end;
+        segment.stats = stats;
+        format::encode_footer(&mut footer, segment.nonce, &stats);
+        let Ok(mut file) = self.storage.open_append(&path_of(class, id)) else {
+            return;
+        };
+        if self.storage.append(&mut file, &footer).is_ok() {
+            self.written = self.written.saturating_add(footer.len() as u64);
+            if let Some(segment) = self.segment_mut(class, id) {
+                segment.size = segment.size.saturating_add(footer.len() as u64);
+            }
+            self.syncs = self.syncs.saturating_add(1);
+            let _ = self.storage.sync(&mut file);
+        }
+    }
+
+    fn newest_ledger(&mut self, mut places: Vec<(u64, Class, Pos)>) -> Ledger {
+        let mut best = self.read_slots().unwrap_or_default();
+        self.holder = (best.version, None);
+        places.sort_by_key(|(version, _, _)| std::cmp::Reverse(*version));
+        for (version, class, pos) in places {
+            if version < best.version {
+                break;
+            }
+            let read = self.header_at(class, pos);
+            let read = read
+                .filter(|header| header.kind == Kind::Commit)
+                .and_then(|header| self.payload(class, pos, &header))
+                .and_then(|payload| Ledger::decode(&payload));
+            if let Some(read) = read
+                && read.version > best.version
+            {
+                self.holder = (read.version, Some((class, pos.segment)));
+                best = read;
+            }
+        }
+        best
+    }
+}
+
+fn id_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    let lower = digits
+        .bytes()
+        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (digits.len() == 16 && lower)
+        .then(|| u64::from_str_radix(digits, 16).ok())?
+        // Not even a segment a nanosecond gets beyond 2^48 in a device's life: somebody else's file.
+        .filter(|id| (1..1 << 48).contains(id))
+}

@@ -1,0 +1,234 @@
+//! The few file operations the log needs, and the real ones.
+//!
+//! Paths are relative to the spool's folder; the empty path is the folder.
+//! Every error names what was tried and on what, and keeps its kind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// What the log asks of a file system.
+pub(crate) trait Storage: Send {
+    /// A file open for appending.
+    type File: Send;
+
+    /// Makes a folder and syncs the one it is in; fine if it is there.
+    fn make_dir(&mut self, path: &str) -> io::Result<()>;
+    /// Names and lengths in a folder; a missing folder is empty.
+    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>>;
+    /// Makes a file; fails if it is there.
+    fn create(&mut self, path: &str) -> io::Result<Self::File>;
+    /// Opens a file for appending.
+    fn open_append(&mut self, path: &str) -> io::Result<Self::File>;
+    /// Appends all of `bytes`; after an error any part of them may be there.
+    fn append(&mut self, file: &mut Self::File, bytes: &[u8]) -> io::Result<()>;
+    /// `fdatasync`.
+    fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&mut self, path: &str) -> io::Result<()>;
+    /// Reads as much as there is, up to the length of `out`.
+    fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize>;
+    /// Removes a name; fine if it is gone.
+    fn unlink(&mut self, path: &str) -> io::Result<()>;
+    /// Overwrites in place and syncs; makes the file (and its name durable) if need be.
+    fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Bytes free for this program, and whether there are inodes left.
+    fn free(&mut self) -> io::Result<(u64, bool)>;
+}
+
+/// Whether an error says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+/// Files below a folder that this process has locked.
+#[derive(Debug)]
+pub(crate) struct RealFiles {
+    root: PathBuf,
+    /// Holds the lock: dropping it lets the next agent in.
+    lock: File,
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// Another agent has it.
+    Locked,
+    /// It cannot be made or opened.
+    Io(io::Error),
+}
+
+impl RealFiles {
+    /// Makes the folder with its ancestors and locks it. The lock is on the
+    /// folder itself (`flock(2)`), so it leaves nothing behind.
+    pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
+        make_synced(root).map_err(|error| OpenError::Io(told(error, "make", root)))?;
+        let lock = File::open(root).map_err(|error| OpenError::Io(told(error, "open", root)))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(OpenError::Io(told(error, "lock", root)));
+            }
+        }
+        Ok(Self {
+            root: root.to_path_buf(),
+            lock,
+        })
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        if path.is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(path)
+        }
+    }
+}
+
+/// Makes a folder and what is missing above it, each name synced.
+fn make_synced(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    if let Some(above) = above {
+        make_synced(above)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn told(error: io::Error, verb: &str, path: &Path) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot {verb} {}: {error}", path.display()),
+    )
+}
+
+impl Storage for RealFiles {
+    type File = (PathBuf, File);
+
+    fn make_dir(&mut self, path: &str) -> io::Result<()> {
+        let path = self.at(path);
+        make_synced(&path).map_err(|error| told(error, "make", &path))
+    }
+
+    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>> {
+        let path = self.at(path);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(told(error, "list", &path)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| told(error, "list", &path))?;
+            // A name that goes away or is no plain file is none of the spool's.
+            if let (Ok(name), Ok(meta)) = (entry.file_name().into_string(), entry.metadata())
+                && meta.is_file()
+            {
+                found.push((name, meta.len()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn create(&mut self, path: &str) -> io::Result<Self::File> {
+        let path = self.at(path);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| told(error, "make", &path))?;
+        Ok((path, file))
+    }
+
+    fn open_append(&mut self, path: &str) -> io::Result<Self::File> {
+        let path = self.at(path);
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(|error| told(error, "open", &path))?;
+        Ok((path, file))
+    }
+
+    fn append(&mut self, (path, file): &mut Self::File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+            .map_err(|error| told(error, "write", path))
+    }
+
+    fn sync(&mut self, (path, file): &mut Self::File) -> io::Result<()> {
+        file.sync_data().map_err(|error| told(error, "sync", path))
+    }
+
+    fn sync_dir(&mut self, path: &str) -> io::Result<()> {
+        if path.is_empty() {
+            return self
+                .lock
+                .sync_all()
+                .map_err(|error| told(error, "sync", &self.root));
+        }
+        let path = self.at(path);
+        File::open(&path)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| told(error, "sync", &path))
+    }
+
+    fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let path = self.at(path);
+        let file = File::open(&path).map_err(|error| told(error, "open", &path))?;
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..)
+            && !rest.is_empty()
+        {
+            match file.read_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(told(error, "read", &path)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn unlink(&mut self, path: &str) -> io::Result<()> {
+        let path = self.at(path);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(told(error, "remove", &path)),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let path = self.at(path);
+        let made = !path.exists();
+        let write = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            file.write_all_at(bytes, offset)?;
+            file.sync_data()
+        };
+        write().map_err(|error| told(error, "write", &path))?;
+        if made { self.sync_dir("") } else { Ok(()) }
+    }
+
+    fn free(&mut self) -> io::Result<(u64, bool)> {
+        let stat = rustix::fs::fstatvfs(&self.lock)
+            .map_err(|error| told(error.into(), "measure", &self.root))?;
+        // File systems without a fixed number of inodes (btrfs) report none at all.
+        let inodes = stat.f_files == 0 || stat.f_favail > 0;
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+    }
+}

@@ -1,0 +1,239 @@
+//! The handle on real files.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::clock::ClockTrust;
+use crate::config::Durability;
+use crate::frame::{Class, Codec, TraceContext};
+
+const OTLP: UplinkName = UplinkName::Otlp;
+const LONG: Duration = Duration::from_secs(20);
+
+fn options(dir: &std::path::Path) -> Options {
+    Options {
+        dir: dir.join("state/spool"),
+        limits: SpoolLimits {
+            quota: 8 << 20,
+            reserve: 0,
+            memory: 1 << 20,
+            loss_window: Duration::from_secs(60),
+            durability: Durability::Window,
+        },
+        subscriptions: vec![Subscription {
+            uplink: OTLP,
+            required: true,
+            signals: vec![Signal::Metrics, Signal::Traces],
+        }],
+        boot_id: [7; 16],
+        clock: Clock::new(ClockTrust::Always),
+    }
+}
+
+fn batch(class: Class, body: &str) -> Batch {
+    let now = Clock::new(ClockTrust::Always).now();
+    Batch {
+        signal: Signal::Metrics,
+        class,
+        codec: Codec::Identity,
+        items: 3,
+        first: now,
+        last: now,
+        context: Some(TraceContext {
+            trace_id: [1; 16],
+            span_id: [2; 8],
+            flags: 1,
+            state: "".into(),
+        }),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
+}
+
+async fn drain(spool: &Spool) -> Vec<Frame> {
+    let mut out = Vec::new();
+    for lane in [Lane::Live, Lane::Backlog] {
+        while let Some(frame) = spool.next(OTLP, lane).await {
+            spool.settle(OTLP, frame.id, Outcome::Delivered);
+            out.push(frame);
+        }
+    }
+    out
+}
+
+fn segments(dir: &std::path::Path) -> usize {
+    let chains = std::fs::read_dir(dir.join("state/spool")).unwrap();
+    let folders = chains.flatten().filter(|entry| entry.path().is_dir());
+    folders
+        .map(|entry| std::fs::read_dir(entry.path()).unwrap().count())
+        .sum()
+}
+
+#[tokio::test]
+async fn acknowledged_in_time_means_no_flash_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    let id = spool.store(batch(Class::Normal, "one")).await.unwrap();
+    let frames = drain(&spool).await;
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].id, id);
+    assert!(!frames[0].resent);
+    assert_eq!(frames[0].batch.body, "one");
+    assert!(spool.stop(LONG).await);
+    assert_eq!(segments(dir.path()), 0);
+    assert_eq!(
+        spool.store(batch(Class::Normal, "late")).await,
+        Err(Refused::Stopped)
+    );
+}
+
+#[tokio::test]
+async fn what_was_stored_survives_a_restart_and_goes_once_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ids = Vec::new();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    for n in 0..50 {
+        let class = Class::ALL[n % 4];
+        ids.push(
+            spool
+                .store(batch(class, &format!("body {n}")))
+                .await
+                .unwrap(),
+        );
+    }
+    assert!(spool.stop(LONG).await);
+
+    let spool = Spool::start(options(dir.path())).unwrap();
+    assert_eq!(spool.status().borrow().recovered_frames, 50);
+    assert_eq!(spool.pending(OTLP).borrow().backlog, 50);
+    assert_eq!(spool.pending(OTLP).borrow().items, 150);
+    spool.link(OTLP, true);
+    let frames = drain(&spool).await;
+    assert_eq!(
+        frames[0].id, ids[49],
+        "the newest comes first, on the live lane"
+    );
+    let mut got: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
+    got.sort();
+    assert_eq!(got, ids);
+    assert!(
+        frames
+            .iter()
+            .all(|frame| frame.resent && frame.batch.context.is_some())
+    );
+    let next = spool.store(batch(Class::Normal, "after")).await.unwrap();
+    assert!(next.seq > ids[49].seq);
+    assert_eq!(drain(&spool).await.len(), 1);
+    assert!(spool.stop(LONG).await);
+    assert_eq!(segments(dir.path()), 0);
+
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    assert_eq!(drain(&spool).await, Vec::new());
+}
+
+#[tokio::test]
+async fn half_acknowledged_is_not_sent_again_after_a_clean_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    for n in 0..10 {
+        spool
+            .store(batch(Class::Normal, &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    assert!(spool.stop(LONG).await);
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    for _ in 0..4 {
+        let frame = spool.next(OTLP, Lane::Backlog).await.unwrap();
+        spool.settle(OTLP, frame.id, Outcome::Delivered);
+    }
+    let open = spool.next(OTLP, Lane::Backlog).await.unwrap();
+    assert!(spool.stop(LONG).await);
+    let spool = Spool::start(options(dir.path())).unwrap();
+    assert_eq!(spool.pending(OTLP).borrow().backlog, 6);
+    spool.link(OTLP, true);
+    let again = spool.next(OTLP, Lane::Backlog).await.unwrap();
+    assert_eq!(again.id, open.id);
+    assert!(again.resent);
+}
+
+#[tokio::test]
+async fn critical_is_on_flash_at_once_when_nobody_takes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let mut status = spool.status();
+    spool.store(batch(Class::Critical, "boot")).await.unwrap();
+    let synced = status.wait_for(|status| status.syncs > 0);
+    tokio::time::timeout(LONG, synced)
+        .await
+        .expect("in time")
+        .unwrap();
+    assert_eq!(segments(dir.path()), 1);
+}
+
+#[tokio::test]
+async fn a_second_agent_on_the_folder_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Spool::start(options(dir.path())).unwrap();
+    let error = Spool::start(options(dir.path())).unwrap_err();
+    assert!(error.to_string().contains("state/spool"), "{error}");
+    assert!(first.stop(LONG).await);
+    assert!(Spool::start(options(dir.path())).is_ok());
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_means_memory_only_with_an_alarm() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state"), "a file is in the way").unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let status = spool.status().borrow().clone();
+    assert!(status.path.is_none());
+    assert!(status.alarm.unwrap().contains("state/spool"));
+    spool.link(OTLP, true);
+    spool.store(batch(Class::Normal, "one")).await.unwrap();
+    assert_eq!(drain(&spool).await.len(), 1);
+}
+
+#[tokio::test]
+async fn returned_and_condemned_frames_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    spool.store(batch(Class::Normal, "one")).await.unwrap();
+    let frame = spool.next(OTLP, Lane::Live).await.unwrap();
+    assert_eq!(spool.next(OTLP, Lane::Live).await, None, "it is in flight");
+    spool.settle(OTLP, frame.id, Outcome::Returned);
+    let again = spool.next(OTLP, Lane::Live).await.unwrap();
+    assert!(again.resent);
+    spool.settle(OTLP, again.id, Outcome::Condemned("400 bad".into()));
+    assert_eq!(spool.next(OTLP, Lane::Live).await, None);
+    assert!(spool.stop(LONG).await);
+    let status = spool.status().borrow().clone();
+    assert_eq!(status.lost[0].reason, "condemned");
+    assert_eq!(status.lost[0].items, 3);
+}
+
+#[tokio::test]
+async fn a_signal_nobody_takes_and_a_body_too_long_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let mut logs = batch(Class::Normal, "x");
+    logs.signal = Signal::Logs;
+    assert!(spool.store(logs).await.is_ok());
+    let mut long = batch(Class::Bulk, "x");
+    long.body = Bytes::from(vec![0; crate::frame::MAX_BODY + 1]);
+    assert_eq!(spool.store(long).await, Err(Refused::TooLarge));
+    assert!(spool.stop(LONG).await);
+    let status = spool.status().borrow().clone();
+    let reasons: Vec<&str> = status
+        .lost
+        .iter()
+        .map(|lost| lost.reason.as_str())
+        .collect();
+    assert_eq!(reasons, ["no_uplink", "too_large"]);
+    assert_eq!(status.syncs, 0);
+}
