@@ -27,6 +27,9 @@ const READ: usize = 2 * 1024;
 /// us answer but does not listen must not fill our memory.
 const MAX_OUT: usize = 160 * 1024;
 
+/// How often [`Frames::look`] is called.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// How long a goodbye on a connection that is over anyway may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,9 @@ pub(super) trait Frames {
 
     /// What became of one.
     fn settled(&mut self, id: FrameId, verdict: Verdict);
+
+    /// Called every [`LOOK`] while connected, for figures that change by themselves.
+    fn look(&mut self) {}
 }
 
 /// Runs until the connection is over. Frames without a verdict by then were not acknowledged.
@@ -73,6 +79,7 @@ where
         out,
         unflushed: true,
         drained: false,
+        look_at: Instant::now() + LOOK,
     };
     let end = match link.drive(frames, stop).await {
         Ok(()) => End::finished(),
@@ -99,6 +106,7 @@ struct Link<'a, R, W> {
     unflushed: bool,
     /// We are to finish, and nothing more is to be sent.
     drained: bool,
+    look_at: Instant,
 }
 
 /// What woke us.
@@ -131,14 +139,20 @@ where
                 Wake::Finish => {}
                 Wake::Read(got) => self.read(got, frames)?,
                 Wake::Written(done) => done.map_err(|error| self.broken(&error))?,
-                Wake::Due => self.session.tick(self.began.elapsed(), &mut self.out)?,
+                Wake::Due => {
+                    self.session.tick(self.began.elapsed(), &mut self.out)?;
+                    if self.look_at <= Instant::now() {
+                        self.look_at = Instant::now() + LOOK;
+                        frames.look();
+                    }
+                }
                 Wake::Ready => self.send_next(frames, false).await,
             }
         }
     }
 
     async fn wait<F: Frames>(&mut self, frames: &mut F, stop: &Stop, finishing: bool) -> Wake {
-        let due = self.began + self.session.wake_at();
+        let due = (self.began + self.session.wake_at()).min(self.look_at);
         let writing = !self.out.is_empty() || self.unflushed;
         let hungry = !finishing && self.out.is_empty() && self.session.room();
         let reading = self.out.len() < MAX_OUT;
