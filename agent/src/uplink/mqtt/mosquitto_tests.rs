@@ -18,11 +18,11 @@ use tokio::time::{sleep, timeout};
 use super::feed::Store;
 use super::{rfc3339, spawn_on};
 use crate::clock::{Clock, ClockTrust};
-use crate::config::{Delivery, MqttUplink};
+use crate::config::{Delivery, MqttUplink, Tls};
 use crate::frame::{Frame, FrameId};
 use crate::spool::{Lane, Outcome, Pending};
 use crate::uplink::mqtt::tests::frame;
-use crate::uplink::{Stop, Uplink, World};
+use crate::uplink::{Stop, Uplink};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -150,6 +150,19 @@ impl Mosquitto {
             .output()
             .expect("comes with mosquitto");
         assert!(made.status.success());
+        if settings.contains("certfile") {
+            let made = Command::new("openssl")
+                .current_dir(dir.path())
+                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+                .args(["ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+                .args(["-subj", "/CN=localhost", "-addext"])
+                .args(["subjectAltName=DNS:localhost", "-addext"])
+                .args(["basicConstraints=critical,CA:FALSE"])
+                .args(["-keyout", "server.key", "-out", "server.pem"])
+                .output()
+                .expect("openssl is here");
+            assert!(made.status.success());
+        }
         let rules = "topic read #\ntopic write sonde/+/state\n";
         std::fs::write(dir.path().join("acl"), rules).expect("written");
         let child = Command::new(binary)
@@ -177,6 +190,7 @@ impl Mosquitto {
             .spawn()
             .expect("mosquitto_sub starts");
         let mut output = child.stdout.take().expect("piped");
+        let pid = rustix::process::Pid::from_child(&child);
         let lines = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
             output.read_to_string(&mut text).expect("text");
@@ -185,15 +199,26 @@ impl Mosquitto {
         });
         // It subscribes some milliseconds after it starts and does not say so.
         sleep(Duration::from_millis(300)).await;
-        Listener(lines)
+        Listener { lines, pid }
     }
 }
 
-struct Listener(tokio::task::JoinHandle<Vec<String>>);
+struct Listener {
+    lines: tokio::task::JoinHandle<Vec<String>>,
+    pid: rustix::process::Pid,
+}
 
 impl Listener {
     async fn lines(self) -> Vec<String> {
-        self.0.await.expect("reads")
+        self.lines.await.expect("reads")
+    }
+
+    /// Ends it before it has heard all it wanted.
+    async fn stop(self) -> Vec<String> {
+        // What the broker sent last may still be on its way to it.
+        sleep(Duration::from_millis(300)).await;
+        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::TERM);
+        self.lines().await
     }
 }
 
@@ -437,8 +462,7 @@ async fn nothing_is_lost_over_cuts_and_black_holes() {
     running.finish().await;
     assert_eq!(memory.change(|queue| queue.condemned.len()), 0);
     assert!(memory.change(|queue| queue.returned) > 0);
-    drop(broker);
-    let lines = everything.lines().await;
+    let lines = everything.stop().await;
     let names: BTreeSet<_> = lines
         .iter()
         .filter_map(|line| line.split("sonde-frame:").nth(1)?.split(' ').next())
@@ -563,6 +587,38 @@ async fn nobody_listening_is_waited_for_and_ended_at_once_when_asked() {
         "{why:?}"
     );
     running.finish().await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_a_wrong_name_is_said_before_anything_is_sent() {
+    let settings = "allow_anonymous true\ncertfile DIR/server.pem\nkeyfile DIR/server.key";
+    let Some(broker) = Mosquitto::start(settings).await else {
+        return;
+    };
+    let ca_file = Some(broker.dir.path().join("server.pem"));
+    let tls = |host: &str| MqttUplink {
+        host: host.to_owned(),
+        tls: Some(Tls {
+            ca_file: ca_file.clone(),
+            ..Tls::default()
+        }),
+        ..config(broker.port)
+    };
+    let memory = Memory::of(some(1, 20));
+    let running = start(tls("localhost"), &memory);
+    until("delivered", async || memory.delivered() == 20).await;
+    running.finish().await;
+
+    let memory = Memory::of(some(1, 1));
+    let running = start(tls("127.0.0.1"), &memory);
+    running.until_state("open").await;
+    let why = running.uplink.status.borrow().last_error.clone();
+    assert!(
+        why.as_deref().is_some_and(|why| why.contains("127.0.0.1")),
+        "{why:?}"
+    );
+    running.finish().await;
+    assert_eq!(memory.delivered(), 0);
 }
 
 #[test]

@@ -421,3 +421,105 @@ fn append(packet: &Packet, limit: Option<u32>, out: &mut BytesMut) -> Result<usi
         Malformed(error.to_string())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds bytes as they might arrive and counts what comes out until the first error.
+    fn decode_all(bytes: &[u8]) -> (Vec<Incoming>, Option<Malformed>) {
+        let mut buffer = BytesMut::from(bytes);
+        let mut out = Vec::new();
+        loop {
+            match decode(&mut buffer) {
+                Ok(Some(packet)) => out.push(packet),
+                Ok(None) => return (out, None),
+                Err(error) => return (out, Some(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn every_reason_code_arrives_as_the_number_it_is() {
+        for code in 0..=u8::MAX {
+            let (packets, error) = decode_all(&[0x40, 3, 1, 2, code, 0xe0, 1, code]);
+            assert_eq!(error, None);
+            let words = Words::default();
+            let ack = Incoming::PubAck {
+                pkid: 0x0102,
+                code,
+                words: words.clone(),
+            };
+            assert_eq!(packets, [ack, Incoming::Disconnect { code, words }]);
+        }
+    }
+
+    #[test]
+    fn the_brokers_words_are_shown_without_what_could_hurt_a_terminal() {
+        let (packets, _) = decode_all(b"\x40\x0d\x00\x01\x97\x09\x1f\x00\x06no\x1b[2J");
+        let Some(Incoming::PubAck { words, .. }) = packets.first() else {
+            panic!("{packets:?}");
+        };
+        assert_eq!(words.reason, "no[2J");
+    }
+
+    #[test]
+    fn limits_are_read_from_connack() {
+        let (packets, error) = decode_all(
+            b"\x20\x12\x00\x00\x0f\x21\x00\x14\x24\x01\x25\x00\x27\x00\x00\x10\x00\x13\x00\x1e",
+        );
+        assert_eq!(error, None);
+        let Some(Incoming::ConnAck { limits, .. }) = packets.first() else {
+            panic!("{packets:?}");
+        };
+        let expected = Limits {
+            receive_maximum: 20,
+            packet_size: Some(4096),
+            qos: 1,
+            retain: false,
+            keep_alive: Some(30),
+        };
+        assert_eq!(*limits, expected);
+    }
+
+    #[test]
+    fn an_announced_giant_is_refused_before_it_is_waited_for() {
+        let (_, error) = decode_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]);
+        let error = error.expect("refused").to_string();
+        assert!(error.contains("268435455 bytes was announced"), "{error}");
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic_and_never_ask_for_more_than_the_bound() {
+        let mut state = 0x1234_5678_9abc_def0_u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..100_000 {
+            let length = (random() % 40) as usize;
+            let mut bytes = vec![(random() % 256) as u8, length as u8];
+            // Property ids and small lengths are likelier to reach deep than noise is.
+            bytes.extend(
+                (0..length).map(|_| (random() % [4, 48, 256][(random() % 3) as usize]) as u8),
+            );
+            let mut buffer = BytesMut::from(&bytes[..]);
+            let before = buffer.len();
+            match decode(&mut buffer) {
+                Ok(Some(_)) => assert!(buffer.len() < before, "no progress: {bytes:?}"),
+                Ok(None) => panic!("a whole packet is not waited for: {bytes:?}"),
+                Err(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_cut_anywhere_is_waited_for() {
+        let whole = b"\x20\x06\x00\x00\x03\x21\x00\x14";
+        for cut in 0..whole.len() {
+            assert_eq!(decode_all(&whole[..cut]), (Vec::new(), None), "{cut}");
+        }
+    }
+}
