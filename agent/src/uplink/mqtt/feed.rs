@@ -65,6 +65,8 @@ pub(super) struct Feed<S> {
     pending: watch::Receiver<Pending>,
     lane: Lane,
     dry: bool,
+    /// The broker put the last frame off: a drain must not press it.
+    put_off: bool,
     /// Given out and not settled. As many as the window at most.
     flight: Vec<Flight>,
     wire: Arc<Wire>,
@@ -93,6 +95,7 @@ impl<S: Store> Feed<S> {
             delivery,
             lane: Lane::Live,
             dry: false,
+            put_off: false,
             flight: Vec::new(),
             wire,
             status,
@@ -234,8 +237,8 @@ impl<S: Store> Frames for Feed<S> {
         let mut lane = self.lane;
         let mut frame = None;
         if drain {
-            // The circuit still counts: what is held stays.
-            if self.delivery.is_held() {
+            // A refusal still counts: what is held or put off stays for the next start.
+            if self.delivery.is_held() || self.put_off {
                 return None;
             }
             for either in [Lane::Live, Lane::Backlog] {
@@ -283,6 +286,7 @@ impl<S: Store> Frames for Feed<S> {
                 delivery::Verdict::Retry { after: None, why },
             ),
         };
+        self.put_off = outcome == Outcome::Returned;
         self.store.settle(id, outcome);
         let now = self.clock.boot_ns();
         let change = self

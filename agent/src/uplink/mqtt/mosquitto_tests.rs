@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -288,7 +290,7 @@ async fn carry(mut near: TcpStream, broker: u16, mut mode: watch::Receiver<Mode>
     while *mode.borrow_and_update() == Mode::Hole {
         let mut swallowed = [0; 4096];
         tokio::select! {
-            got = tokio::io::AsyncReadExt::read(&mut near, &mut swallowed) => if got.is_ok_and(|n| n == 0) { return },
+            got = near.read(&mut swallowed) => if got.is_ok_and(|n| n == 0) { return },
             _ = mode.changed() => {}
         }
     }
@@ -619,6 +621,53 @@ async fn tls_is_spoken_and_a_wrong_name_is_said_before_anything_is_sent() {
     );
     running.finish().await;
     assert_eq!(memory.delivered(), 0);
+}
+
+/// A broker that takes state messages and puts everything else off (0x97).
+/// Counts what it was sent.
+async fn full_broker() -> (u16, Arc<Mutex<u32>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let publishes = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&publishes);
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("agent");
+        let mut buffer = bytes::BytesMut::new();
+        loop {
+            let answer = match Packet::read(&mut buffer, None) {
+                Ok(Packet::Connect(..)) => vec![0x20, 3, 0, 0, 0],
+                Ok(Packet::PingReq(_)) => vec![0xd0, 0],
+                Ok(Packet::Publish(publish)) => {
+                    let [high, low] = publish.pkid.to_be_bytes();
+                    let state = publish.topic.ends_with(b"/state");
+                    *count.lock().expect("fine") += u32::from(!state);
+                    vec![0x40, 3, high, low, if state { 0 } else { 0x97 }]
+                }
+                Ok(_) => return,
+                Err(_) => match stream.read_buf(&mut buffer).await {
+                    Ok(1..) => continue,
+                    _ => return,
+                },
+            };
+            stream.write_all(&answer).await.expect("agent listens");
+        }
+    });
+    (port, publishes)
+}
+
+#[tokio::test]
+async fn a_broker_over_its_quota_is_not_pressed_even_by_the_last_drain() {
+    let (port, publishes) = full_broker().await;
+    let memory = Memory::of(some(1, 3));
+    let mut config = config(port);
+    config.delivery.backoff = (Duration::from_secs(60), Duration::from_secs(60));
+    let running = start(config, &memory);
+    running.until_state("waiting").await;
+    running.finish().await;
+    let sent = *publishes.lock().expect("fine");
+    assert!((1..=8).contains(&sent), "{sent} publishes for 3 frames");
+    let kept = memory.change(|queue| queue.waiting.len());
+    assert_eq!((kept, memory.delivered()), (3, 0));
 }
 
 #[test]
