@@ -442,6 +442,11 @@ impl Delivery {
         self.circuit != Circuit::Closed
     }
 
+    /// Whether the last thing the other side did was to fail or refuse us.
+    pub fn is_down(&self) -> bool {
+        matches!(self.shown, Shown::Down { .. } | Shown::Held { .. })
+    }
+
     /// Seconds until the backlog is gone at the present rate; `None`: none waits, or not known yet.
     fn drain_eta_s(&self, now: u64, pending: Pending) -> Option<f64> {
         if pending.backlog == 0 || self.shown != Shown::Up {

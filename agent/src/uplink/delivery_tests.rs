@@ -1,1 +1,421 @@
 //! Promises of the delivery machine, under invented time.
+
+use super::*;
+
+const S: u64 = SECOND_NS;
+
+const DELIVERED: Verdict = Verdict::Delivered { rejected_items: 0 };
+
+fn settings() -> config::Delivery {
+    config::Delivery {
+        required: true,
+        timeout: Duration::from_secs(10),
+        backoff: (Duration::from_secs(1), Duration::from_secs(300)),
+        backlog_rate: None,
+        first_send_jitter: Duration::ZERO,
+    }
+}
+
+fn machine() -> Delivery {
+    Delivery::new(settings(), 1, 0)
+}
+
+fn linked(settings: config::Delivery) -> Delivery {
+    let mut delivery = Delivery::new(settings, 1, 0);
+    assert_eq!(delivery.next(0, waiting(1, 1)), Step::Connect);
+    delivery.connected(0);
+    delivery
+}
+
+fn waiting(live: u64, backlog: u64) -> Pending {
+    Pending {
+        live,
+        backlog,
+        items: live + backlog,
+        bytes: (live + backlog) * 1000,
+    }
+}
+
+fn hold() -> Verdict {
+    of_status(401, None, "")
+}
+
+/// How long after `now` the machine sits still.
+fn wait(delivery: &mut Delivery, now: u64) -> u64 {
+    match delivery.next(now, waiting(1, 1)) {
+        Step::WaitUntil(at) => at - now,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sends one frame and settles it.
+fn exchange(delivery: &mut Delivery, now: u64, verdict: &Verdict) -> Option<Change> {
+    let Step::Send(lane) = delivery.next(now, waiting(1, 1)) else {
+        panic!("nothing to send");
+    };
+    delivery.took(now, lane, 1000);
+    delivery.settled(now, verdict, 10, 1000, true)
+}
+
+#[test]
+fn waits_grow_to_the_longest_and_are_random_parts_of_it() {
+    let mut delivery = machine();
+    let mut now = 0;
+    let mut late = Vec::new();
+    for attempt in 0..60 {
+        assert_eq!(delivery.next(now, waiting(1, 0)), Step::Connect);
+        delivery.failed(now, "refused", None);
+        let wait = wait(&mut delivery, now);
+        let whole = (S << attempt.min(20)).min(300 * S);
+        assert!(wait >= S / 10 && wait <= whole, "{attempt}: {wait}");
+        if attempt > 10 {
+            late.push(wait);
+        }
+        now += wait;
+    }
+    // Full jitter: the whole width is used.
+    assert!(late.iter().any(|wait| *wait < 100 * S));
+    assert!(late.iter().any(|wait| *wait > 200 * S));
+}
+
+#[test]
+fn two_devices_do_not_wait_alike() {
+    let waits = |seed| {
+        let mut delivery = Delivery::new(settings(), seed, 0);
+        (0..5).fold(0, |now, _| {
+            delivery.failed(now, "refused", None);
+            now + wait(&mut delivery, now)
+        })
+    };
+    assert_ne!(waits(1), waits(2));
+    assert_eq!(waits(3), waits(3));
+}
+
+#[test]
+fn a_success_starts_the_backoff_afresh() {
+    let mut delivery = machine();
+    let mut now = 0;
+    for _ in 0..12 {
+        delivery.failed(now, "refused", None);
+        now += wait(&mut delivery, now);
+    }
+    delivery.connected(now);
+    exchange(&mut delivery, now, &DELIVERED);
+    delivery.failed(now, "reset", None);
+    assert!(wait(&mut delivery, now) <= S);
+}
+
+#[test]
+fn a_connection_that_never_delivers_keeps_backing_off() {
+    let mut delivery = machine();
+    let mut now = 0;
+    let mut longest = 0;
+    for _ in 0..40 {
+        delivery.connected(now);
+        exchange(&mut delivery, now, &of_status(503, None, ""));
+        let wait = wait(&mut delivery, now);
+        longest = longest.max(wait);
+        now += wait;
+    }
+    assert!(longest > 150 * S);
+}
+
+#[test]
+fn retry_after_is_the_least_wait_and_is_capped() {
+    let mut delivery = linked(settings());
+    let asked = Some(Duration::from_secs(100));
+    exchange(&mut delivery, 0, &of_status(429, asked, ""));
+    let waited = wait(&mut delivery, 0);
+    assert!((100 * S..=101 * S).contains(&waited), "{waited}");
+    let mut delivery = linked(settings());
+    let forever = Some(Duration::from_secs(u64::MAX));
+    exchange(&mut delivery, 0, &of_status(503, forever, ""));
+    assert!(wait(&mut delivery, 0) <= 3601 * S);
+}
+
+#[test]
+fn a_hold_opens_the_circuit_and_probes_with_one_frame_at_the_longest_backoff() {
+    let mut delivery = linked(settings());
+    let change = exchange(&mut delivery, 0, &hold());
+    assert!(matches!(change, Some(Change::Held { reason }) if reason.contains("401")));
+    assert_eq!(delivery.state(1), State::Open);
+    let mut now = 0;
+    for _ in 0..20 {
+        let wait = wait(&mut delivery, now);
+        assert!((150 * S..=300 * S).contains(&wait));
+        now += wait;
+        let Step::Send(lane) = delivery.next(now, waiting(5, 5)) else {
+            panic!("no probe");
+        };
+        delivery.took(now, lane, 1);
+        assert_eq!(
+            delivery.next(now, waiting(4, 5)),
+            Step::Idle,
+            "one at a time"
+        );
+        // The same reason is not said again.
+        assert_eq!(delivery.settled(now, &hold(), 1, 1, true), None);
+    }
+    now += wait(&mut delivery, now);
+    let change = exchange(&mut delivery, now, &DELIVERED);
+    let after = Some(Duration::from_nanos(now));
+    assert_eq!(change, Some(Change::Up { after }));
+    assert_eq!(delivery.state(now), State::Up);
+    assert!(matches!(delivery.next(now, waiting(1, 0)), Step::Send(_)));
+}
+
+#[test]
+fn a_mended_credential_is_tried_at_once() {
+    let mut delivery = linked(settings());
+    exchange(&mut delivery, 0, &hold());
+    assert!(matches!(
+        delivery.next(S, waiting(1, 0)),
+        Step::WaitUntil(_)
+    ));
+    delivery.mended(S);
+    assert!(matches!(delivery.next(S, waiting(1, 0)), Step::Send(_)));
+}
+
+#[test]
+fn mending_does_not_shorten_a_backoff() {
+    let mut delivery = machine();
+    delivery.failed(0, "refused", Some(Duration::from_secs(60)));
+    delivery.mended(0);
+    assert!(wait(&mut delivery, 0) >= 60 * S);
+}
+
+#[test]
+fn a_server_that_refuses_everything_cannot_empty_the_backlog() {
+    let mut delivery = linked(settings());
+    let no = of_status(400, None, "bad");
+    for _ in 0..9 {
+        assert_eq!(exchange(&mut delivery, 0, &no), None);
+    }
+    let change = exchange(&mut delivery, 0, &no);
+    assert!(matches!(change, Some(Change::Held { reason }) if reason.contains("everything")));
+    // From now on no more than one frame per longest backoff.
+    let mut now = 0;
+    for _ in 0..5 {
+        let wait = wait(&mut delivery, now);
+        assert!(wait >= 150 * S);
+        now += wait;
+        exchange(&mut delivery, now, &no);
+    }
+    let mut status = UplinkStatus::default();
+    delivery.report(now, waiting(1, 1), &mut status);
+    assert_eq!(status.condemned_frames, 15);
+}
+
+#[test]
+fn bad_frames_among_good_ones_stop_nothing() {
+    let mut delivery = linked(settings());
+    for _ in 0..50 {
+        exchange(&mut delivery, 0, &of_status(400, None, ""));
+        exchange(&mut delivery, 0, &DELIVERED);
+    }
+    assert_eq!(delivery.state(0), State::Up);
+}
+
+#[test]
+fn live_and_backlog_take_turns_while_both_wait_and_live_is_first() {
+    let mut delivery = linked(settings());
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let Step::Send(lane) = delivery.next(0, waiting(9, 9)) else {
+            panic!();
+        };
+        delivery.took(0, lane, 10);
+        order.push(lane);
+    }
+    use Lane::{Backlog, Live};
+    assert_eq!(order, [Live, Backlog, Live, Backlog, Live, Backlog]);
+    assert_eq!(delivery.next(0, waiting(0, 1)), Step::Send(Backlog));
+    assert_eq!(delivery.next(0, waiting(1, 0)), Step::Send(Live));
+    assert_eq!(delivery.next(0, waiting(0, 0)), Step::Idle);
+}
+
+#[test]
+fn the_backlog_keeps_its_rate_and_live_data_does_not_wait_for_it() {
+    let mut delivery = linked(config::Delivery {
+        backlog_rate: Some(1000),
+        ..settings()
+    });
+    let (mut now, mut sent) = (0, 0);
+    while now < 100 * S {
+        match delivery.next(now, waiting(0, 9)) {
+            Step::Send(Lane::Backlog) => {
+                delivery.took(now, Lane::Backlog, 5000);
+                sent += 5000;
+                assert_eq!(delivery.next(now, waiting(1, 9)), Step::Send(Lane::Live));
+                delivery.took(now, Lane::Live, 1_000_000);
+            }
+            Step::WaitUntil(at) => {
+                assert!(at > now);
+                now = at;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(sent, 100_000);
+}
+
+#[test]
+fn the_first_send_after_an_outage_waits_a_random_part_but_not_the_first_of_all() {
+    let jittery = config::Delivery {
+        first_send_jitter: Duration::from_secs(30),
+        ..settings()
+    };
+    let mut delivery = linked(jittery.clone());
+    assert!(matches!(delivery.next(0, waiting(1, 0)), Step::Send(_)));
+    exchange(&mut delivery, 0, &DELIVERED);
+    // An idle connection that was closed is no outage.
+    delivery.closed(0);
+    delivery.connected(0);
+    assert!(matches!(delivery.next(0, waiting(1, 0)), Step::Send(_)));
+    let mut longest = 0;
+    for _ in 0..50 {
+        delivery.failed(0, "reset", None);
+        delivery.not_before = 0;
+        delivery.connected(0);
+        let jitter = wait(&mut delivery, 0);
+        assert!(jitter <= 30 * S);
+        longest = longest.max(jitter);
+    }
+    assert!(longest > 20 * S);
+}
+
+#[test]
+fn changes_are_said_once() {
+    let mut delivery = machine();
+    let down = delivery.failed(0, "refused", None);
+    assert_eq!(
+        down,
+        Some(Change::Down {
+            why: "refused".into()
+        })
+    );
+    assert_eq!(delivery.failed(S, "refused", None), None);
+    delivery.not_before = 0;
+    delivery.connected(5 * S);
+    let up = exchange(&mut delivery, 5 * S, &DELIVERED);
+    assert_eq!(
+        up,
+        Some(Change::Up {
+            after: Some(Duration::from_secs(5))
+        })
+    );
+    assert_eq!(exchange(&mut delivery, 5 * S, &DELIVERED), None);
+}
+
+#[test]
+fn the_first_success_of_all_is_no_recovery() {
+    let mut delivery = linked(settings());
+    assert_eq!(
+        exchange(&mut delivery, 0, &DELIVERED),
+        Some(Change::Up { after: None })
+    );
+}
+
+#[test]
+fn the_status_says_what_happens() {
+    let mut delivery = linked(settings());
+    exchange(&mut delivery, S, &Verdict::Delivered { rejected_items: 4 });
+    delivery.failed(2 * S, "reset by peer", None);
+    let mut status = UplinkStatus::default();
+    delivery.report(2 * S, waiting(2, 3), &mut status);
+    assert_eq!(status.state, "waiting");
+    assert_eq!(
+        (
+            status.acked_frames,
+            status.acked_items,
+            status.rejected_items
+        ),
+        (1, 6, 4)
+    );
+    assert_eq!((status.pending_frames, status.pending_bytes), (5, 5000));
+    assert_eq!(status.last_ack_s, Some(1.0));
+    assert_eq!(status.last_error.as_deref(), Some("reset by peer"));
+    assert!(
+        status
+            .next_attempt_s
+            .is_some_and(|wait| wait > 0.0 && wait <= 1.0)
+    );
+    assert_eq!(status.drain_eta_s, None, "nothing drains while it is down");
+}
+
+#[test]
+fn the_drain_estimate_follows_the_rate_of_the_backlog() {
+    let mut delivery = linked(settings());
+    let mut status = UplinkStatus::default();
+    for second in 0..20 {
+        exchange(&mut delivery, second * S, &DELIVERED);
+    }
+    let left = Pending {
+        backlog: 100,
+        bytes: 100_000,
+        ..Pending::default()
+    };
+    delivery.report(20 * S, left, &mut status);
+    let eta = status.drain_eta_s.unwrap();
+    assert!((90.0..110.0).contains(&eta), "{eta}");
+    delivery.report(20 * S, Pending::default(), &mut status);
+    assert_eq!(status.drain_eta_s, None);
+}
+
+#[test]
+fn only_the_data_itself_can_condemn_a_frame() {
+    for code in 100..=999 {
+        let verdict = of_status(code, None, "");
+        let condemned = matches!(verdict, Verdict::Condemn { .. });
+        assert_eq!(condemned, code == 400 || code == 422, "{code}");
+        let retried = matches!(verdict, Verdict::Retry { .. });
+        assert_eq!(retried, [408, 429, 502, 503, 504].contains(&code), "{code}");
+        assert_eq!(verdict == Verdict::Split, code == 413);
+        let delivered = matches!(verdict, Verdict::Delivered { .. });
+        assert_eq!(delivered, (200..300).contains(&code), "{code}");
+    }
+}
+
+#[test]
+fn retry_after_reads_seconds_and_dates_and_ignores_nonsense() {
+    let seconds = |text, date, unix_s| retry_after(text, date, unix_s).map(|wait| wait.as_secs());
+    assert_eq!(seconds("120", None, 0), Some(120));
+    assert_eq!(seconds(" 0 ", None, 0), Some(0));
+    assert_eq!(seconds("99999999999999999999999", None, 0), Some(3600));
+    // 784111777 is RFC 9110's own example date.
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    assert_eq!(seconds(date, None, 784_111_777 - 90), Some(90));
+    assert_eq!(seconds(date, None, 784_111_777 + 90), Some(0));
+    // The device believes it is 1970; the server's own date counts.
+    assert_eq!(
+        seconds(date, Some("Sun, 06 Nov 1994 08:49:00 GMT"), 12),
+        Some(37)
+    );
+    for bad in [
+        "",
+        "-1",
+        "1.5",
+        "soon",
+        "Sun, 06 Nov 1994",
+        "Sun, 99 Nov 1994 08:49:37 GMT",
+        "Sun, 06 Nov 1994 25:49:37 GMT",
+        "Sun, 06 Nov 99999999999999999999 08:49:37 GMT",
+        "Sun, 06 Foo 1994 08:49:37 GMT",
+        "ü, ü ü ü ü ü",
+    ] {
+        assert_eq!(seconds(bad, None, 0), None, "{bad}");
+    }
+}
+
+#[test]
+fn http_dates_know_leap_years() {
+    assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+    assert_eq!(
+        http_date("Tue, 29 Feb 2000 12:00:00 GMT"),
+        Some(951_825_600)
+    );
+    assert_eq!(
+        http_date("Fri, 31 Dec 2100 23:59:59 GMT"),
+        Some(4_133_980_799)
+    );
+}

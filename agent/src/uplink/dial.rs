@@ -443,3 +443,139 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn dialer(host: &str, port: u16) -> Dialer {
+        Dialer {
+            host: host.into(),
+            port,
+            tls: None,
+            wire: Arc::default(),
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn every_byte_is_counted_both_ways() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialer = dialer("localhost", listener.local_addr().unwrap().port());
+        let (made, accepted) = tokio::join!(dialer.dial(LONG), listener.accept());
+        let (mut stream, mut other) = (made.unwrap(), accepted.unwrap().0);
+        stream.write_all(b"hello").await.unwrap();
+        let mut five = [0; 5];
+        other.read_exact(&mut five).await.unwrap();
+        other.write_all(b"you").await.unwrap();
+        drop(other);
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"you");
+        let wire = &dialer.wire;
+        assert_eq!(
+            (wire.sent(), wire.received(), wire.connections()),
+            (5, 3, 1)
+        );
+        let Inner::Plain(counted) = &stream.inner else {
+            panic!("not plain");
+        };
+        assert!(counted.tcp.nodelay().unwrap());
+        let timeout = rustix::net::sockopt::tcp_user_timeout(&counted.tcp).unwrap();
+        assert_eq!(timeout, 20_000);
+    }
+
+    #[tokio::test]
+    async fn one_dead_address_does_not_hide_a_living_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let dead = SocketAddr::new("::1".parse().unwrap(), alive.port());
+        let dialer = dialer("both", alive.port());
+        let tcp = dialer
+            .connect(&[dead, alive], Instant::now() + LONG)
+            .await
+            .unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), alive);
+    }
+
+    #[tokio::test]
+    async fn every_address_is_named_when_none_answers() {
+        let refused = |address: &str| SocketAddr::new(address.parse().unwrap(), 1);
+        let list = [refused("127.0.0.1"), refused("127.0.0.2")];
+        let error = dialer("x", 1)
+            .connect(&list, Instant::now() + LONG)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, DialErrorKind::Unreachable);
+        let words = error.to_string();
+        assert!(words.contains("127.0.0.1:1: connection refused"), "{words}");
+        assert!(words.contains("127.0.0.2:1: connection refused"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_the_connection_and_says_nothing_is_left_at_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut dialer = dialer("127.0.0.1", listener.local_addr().unwrap().port());
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        std::fs::write(&ca_file, certificate.cert.pem()).unwrap();
+        dialer.tls = Some(Tls {
+            ca_file: Some(ca_file),
+            ..Tls::default()
+        });
+        let error = dialer.dial(Duration::from_millis(200)).await.unwrap_err();
+        assert!(
+            error.to_string().contains("TLS handshake in time"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_second_look_up_waits_for_a_hung_one_and_is_told() {
+        let hung = RESOLVER.acquire().await.unwrap();
+        let error = dialer("localhost", 1)
+            .dial(Duration::from_millis(50))
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("earlier look-up still hangs"),
+            "{error}"
+        );
+        // An address needs no look-up, so it is not held up.
+        let error = dialer("127.0.0.1", 1).dial(LONG).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        drop(hung);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_none_is_told_in_words() {
+        let error = dialer("no such host", 1).dial(LONG).await.unwrap_err();
+        assert_eq!(error.kind, DialErrorKind::Unreachable);
+        assert!(error.to_string().contains("cannot look up `no such host`"));
+        let mut secure = dialer("no such host", 1);
+        secure.tls = Some(Tls::default());
+        let error = secure.dial(LONG).await.unwrap_err();
+        assert_eq!(error.kind, DialErrorKind::Setup, "{error}");
+    }
+
+    #[test]
+    fn families_take_turns_and_the_list_is_bounded() {
+        let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
+        let found = ["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"].map(address);
+        let turns = ["::1", "1.1.1.1", "::2", "1.1.1.2", "::3"].map(address);
+        assert_eq!(in_turn(found.to_vec()), turns);
+        let many = vec![address("1.1.1.1"); 1000];
+        assert_eq!(in_turn(many).len(), MAX_ADDRESSES);
+        assert_eq!(in_turn(Vec::new()), []);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_shown_in_brackets() {
+        assert_eq!(dialer("::1", 4318).to_string(), "[::1]:4318");
+        assert_eq!(dialer("a.example", 443).to_string(), "a.example:443");
+    }
+}

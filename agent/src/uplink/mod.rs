@@ -14,7 +14,11 @@ use crate::trace::Tracer;
 pub mod delivery;
 pub mod dial;
 pub mod mqtt;
+mod otlp_answer;
+mod otlp_client;
+mod otlp_headers;
 pub mod otlp_http;
+pub mod split;
 pub mod tls;
 
 /// What every uplink is given.

@@ -413,3 +413,61 @@ impl fmt::Display for Age {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_in_1970_is_lifted_to_the_build_and_a_right_one_is_believed() {
+        const { assert!(BUILD_UNIX_S > 1_700_000_000) };
+        assert_eq!(floored(12).as_secs(), BUILD_UNIX_S);
+        let later = BUILD_UNIX_S + 1_000_000;
+        assert_eq!(floored(later).as_secs(), later);
+    }
+
+    #[test]
+    fn half_a_client_certificate_is_refused_and_the_missing_half_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        std::fs::write(&ca_file, ca.cert.pem()).unwrap();
+        let tls = Tls {
+            ca_file: Some(ca_file.clone()),
+            cert_file: Some(ca_file),
+            key_file: None,
+        };
+        let error = client_config(&tls).unwrap_err();
+        assert!(error.to_string().contains("`key_file` is not"), "{error}");
+    }
+
+    #[test]
+    fn a_key_is_never_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key.pem");
+        std::fs::write(
+            &key,
+            "-----BEGIN PRIVATE KEY-----\nsekret!\n-----END PRIVATE KEY-----\n",
+        )
+        .unwrap();
+        let error = private_key(&key).unwrap_err();
+        assert!(matches!(error, TlsError::BadPem { .. }));
+        assert!(!format!("{error} {error:?}").contains("sekret"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_and_a_huge_file_are_no_pem() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = read("CA file", dir.path()).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        let huge = dir.path().join("huge");
+        std::fs::File::create(&huge)
+            .unwrap()
+            .set_len(MAX_PEM + 1)
+            .unwrap();
+        assert!(matches!(
+            read("CA file", &huge),
+            Err(TlsError::BadPem { .. })
+        ));
+    }
+}
