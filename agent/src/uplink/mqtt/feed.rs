@@ -1,0 +1,301 @@
+//! Between a connection and the spool: asks `delivery` which lane is next,
+//! takes frames, settles them, publishes the status, says what changed.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::{Span as _, Status};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::link::Frames;
+use super::reason::{End, Reaction};
+use super::session::Verdict;
+use crate::clock::Clock;
+use crate::config::UplinkName;
+use crate::frame::{Frame, FrameId};
+use crate::spool::{Lane, Outcome, Pending, Spool};
+use crate::status::UplinkStatus;
+use crate::uplink::delivery::{self, Change, Delivery, Step};
+use crate::uplink::dial::Wire;
+
+/// The spool said that something waits and then had nothing: no asking again
+/// before news or this.
+const DRY: Duration = Duration::from_millis(250);
+
+/// What the uplink wants of the spool.
+pub(super) trait Store: Send + Sync + 'static {
+    /// See [`Spool::next`].
+    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send;
+    /// See [`Spool::settle`].
+    fn settle(&self, id: FrameId, outcome: Outcome);
+    /// See [`Spool::link`].
+    fn link(&self, up: bool);
+    /// See [`Spool::pending`].
+    fn pending(&self) -> watch::Receiver<Pending>;
+}
+
+impl Store for Spool {
+    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send {
+        Spool::next(self, UplinkName::Mqtt, lane)
+    }
+
+    fn settle(&self, id: FrameId, outcome: Outcome) {
+        Spool::settle(self, UplinkName::Mqtt, id, outcome);
+    }
+
+    fn link(&self, up: bool) {
+        Spool::link(self, UplinkName::Mqtt, up);
+    }
+
+    fn pending(&self) -> watch::Receiver<Pending> {
+        Spool::pending(self, UplinkName::Mqtt)
+    }
+}
+
+/// The span of a connection attempt.
+type Span = opentelemetry_sdk::trace::Span;
+
+/// All that outlives a connection.
+pub(super) struct Feed<S> {
+    store: S,
+    clock: Clock,
+    delivery: Delivery,
+    pending: watch::Receiver<Pending>,
+    lane: Lane,
+    dry: bool,
+    /// The broker put the last frame off: a drain must not press it.
+    put_off: bool,
+    /// Given out and not settled. As many as the window at most.
+    flight: Vec<Flight>,
+    wire: Arc<Wire>,
+    status: watch::Sender<UplinkStatus>,
+    span: Option<Span>,
+}
+
+struct Flight {
+    id: FrameId,
+    items: u32,
+    bytes: usize,
+}
+
+impl<S: Store> Feed<S> {
+    pub(super) fn new(
+        store: S,
+        clock: Clock,
+        delivery: Delivery,
+        wire: Arc<Wire>,
+        status: watch::Sender<UplinkStatus>,
+    ) -> Self {
+        Self {
+            pending: store.pending(),
+            store,
+            clock,
+            delivery,
+            lane: Lane::Live,
+            dry: false,
+            put_off: false,
+            flight: Vec::new(),
+            wire,
+            status,
+            span: None,
+        }
+    }
+
+    /// What to do next.
+    pub(super) fn next(&mut self) -> Step {
+        let pending = *self.pending.borrow_and_update();
+        let step = self.delivery.next(self.clock.boot_ns(), pending);
+        self.show();
+        step
+    }
+
+    /// An attempt begins.
+    pub(super) fn attempt(&mut self, span: Span) {
+        self.span = Some(span);
+        self.show();
+    }
+
+    /// Whether the circuit is open.
+    pub(super) fn is_held(&self) -> bool {
+        self.delivery.is_held()
+    }
+
+    /// Somebody changed a secret.
+    pub(super) fn mended(&mut self) {
+        log::info!("uplink mqtt: a credential file changed; trying again");
+        self.delivery.mended(self.clock.boot_ns());
+        self.show();
+    }
+
+    /// An attempt or a connection ended. What was in flight goes back to the spool.
+    pub(super) fn ended(&mut self, end: End) {
+        self.store.link(false);
+        self.flight.clear();
+        self.dry = false;
+        if let Some(mut span) = self.span.take() {
+            if end.reaction != Reaction::Finished {
+                span.set_status(Status::error(end.text.clone()));
+            }
+            self.end(span);
+        }
+        let now = self.clock.boot_ns();
+        let change = match end.reaction {
+            Reaction::Finished => {
+                self.delivery.closed(now);
+                None
+            }
+            Reaction::Hold => self.delivery.held(now, &end.text, false),
+            Reaction::Retry | Reaction::WithoutRetain | Reaction::OneByOne => {
+                self.delivery.failed(now, &end.text, None)
+            }
+        };
+        self.tell(change);
+    }
+
+    /// The uplink's task ends.
+    pub(super) fn gone(&mut self) {
+        self.store.link(false);
+        self.delivery.closed(self.clock.boot_ns());
+        self.show();
+    }
+
+    fn end(&self, mut span: Span) {
+        let now = Duration::from_nanos(self.clock.now().unix_ns);
+        span.end_with_timestamp(std::time::UNIX_EPOCH + now);
+    }
+
+    /// State changes are logged once each, here.
+    fn tell(&mut self, change: Option<Change>) {
+        match change {
+            None => {}
+            Some(Change::Up { after: None }) => log::info!("uplink mqtt: up"),
+            Some(Change::Up { after: Some(after) }) => {
+                log::info!("uplink mqtt: up again after {} s", after.as_secs());
+            }
+            Some(Change::Down { why }) => log::warn!("uplink mqtt: down: {why}"),
+            Some(Change::Held { reason }) => {
+                log::error!("uplink mqtt: holding all data: {reason}");
+            }
+        }
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let now = self.clock.boot_ns();
+        let pending = *self.pending.borrow();
+        let (delivery, wire) = (&self.delivery, &self.wire);
+        self.status.send_modify(|status| {
+            delivery.report(now, pending, status);
+            status.wire_sent_bytes = wire.sent();
+            status.wire_received_bytes = wire.received();
+            status.connections = wire.connections();
+        });
+    }
+}
+
+impl<S: Store> Frames for Feed<S> {
+    fn online(&mut self) {
+        if let Some(span) = self.span.take() {
+            self.end(span);
+        }
+        self.store.link(true);
+        let now = self.clock.boot_ns();
+        self.delivery.connected(now);
+        let change = self.delivery.answered(now);
+        self.tell(change);
+    }
+
+    async fn ready(&mut self) {
+        loop {
+            if self.dry {
+                // Its end is news only if the watch has any; either way it is worth asking again.
+                let _ = timeout(DRY, self.pending.changed()).await;
+                self.dry = false;
+            }
+            match self.next() {
+                Step::Send(lane) => {
+                    self.lane = lane;
+                    return;
+                }
+                Step::WaitUntil(at) => {
+                    let left = at.saturating_sub(self.clock.boot_ns());
+                    sleep(Duration::from_nanos(left)).await;
+                }
+                Step::Connect | Step::Idle => {
+                    if self.pending.changed().await.is_err() {
+                        // The spool is gone; the end will be said by `Stop`.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, drain: bool) -> Option<Frame> {
+        let mut lane = self.lane;
+        let mut frame = None;
+        if drain {
+            // A refusal still counts: what is held or put off stays for the next start.
+            if self.delivery.is_held() || self.put_off {
+                return None;
+            }
+            for either in [Lane::Live, Lane::Backlog] {
+                if frame.is_none() {
+                    lane = either;
+                    frame = self.store.next(lane).await;
+                }
+            }
+        } else {
+            frame = self.store.next(lane).await;
+        }
+        let Some(frame) = frame else {
+            self.dry = true;
+            return None;
+        };
+        let bytes = frame.batch.body.len();
+        self.delivery.took(self.clock.boot_ns(), lane, bytes);
+        self.flight.push(Flight {
+            id: frame.id,
+            items: frame.batch.items,
+            bytes,
+        });
+        Some(frame)
+    }
+
+    fn settled(&mut self, id: FrameId, verdict: Verdict) {
+        let Some(at) = self.flight.iter().position(|flight| flight.id == id) else {
+            return;
+        };
+        let flight = self.flight.swap_remove(at);
+        let (outcome, verdict) = match verdict {
+            Verdict::Delivered => (
+                Outcome::Delivered,
+                delivery::Verdict::Delivered { rejected_items: 0 },
+            ),
+            Verdict::Condemned(reason) => {
+                log::warn!("uplink mqtt: gave up frame {id}: {reason}");
+                (
+                    Outcome::Condemned(reason.clone()),
+                    delivery::Verdict::Condemn { reason },
+                )
+            }
+            Verdict::Again(why) => (
+                Outcome::Returned,
+                delivery::Verdict::Retry { after: None, why },
+            ),
+        };
+        self.put_off = outcome == Outcome::Returned;
+        self.store.settle(id, outcome);
+        let now = self.clock.boot_ns();
+        let change = self
+            .delivery
+            .settled(now, &verdict, flight.items, flight.bytes, true);
+        self.tell(change);
+    }
+
+    fn look(&mut self) {
+        self.show();
+    }
+}

@@ -1,0 +1,540 @@
+//! One MQTT connection, as a pure state machine: packets and `now` go in,
+//! bytes to send and verdicts come out.
+//!
+//! It promises: never more publishes unacknowledged than both sides allow, nor
+//! more than [`MAX_FLIGHT`] bytes of them; never a packet larger than the
+//! broker takes; a frame is [`Verdict::Delivered`] only after its own PUBACK,
+//! in whatever order those come; and silence ends the connection.
+//!
+//! ```text
+//!  CONNECT ──► Connecting ──CONNACK 0──► Online ──leave()──► Leaving ──► Gone
+//!                                        │ birth, frames      │ "stopped" acknowledged,
+//!                                        │ pings              │ DISCONNECT
+//! ```
+//!
+//! **Silence.** Counted from the last byte received, with K the keep-alive:
+//! a PINGREQ at 0.9 K (also 0.9 K after the last packet sent, which is what the
+//! broker counts), the end at 1.5 K. A link that swallows everything is so
+//! noticed before two keep-alives have passed, however many bytes the kernel
+//! still takes from us.
+//!
+//! `now` is the time since the connection began.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::packet::{self, Incoming, Limits, TooLarge, Words};
+use super::reason::{self, Answer, End, Reaction};
+use super::topics::Topics;
+use crate::frame::{Frame, FrameId};
+
+/// Bytes of publishes that may be unacknowledged: what a lost link makes us
+/// send again on a metered link, and about what a slow one holds in its buffers.
+pub(super) const MAX_FLIGHT: usize = 256 * 1024;
+
+/// The most publishes in flight, whatever is configured: each costs a row.
+const MAX_WINDOW: u16 = 256;
+
+/// What stays the same over all connections of one uplink.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Client identifier.
+    pub(super) client_id: String,
+    /// Where messages go.
+    pub(super) topics: Topics,
+    /// Keep-alive.
+    pub(super) keep_alive: Duration,
+    /// Unacknowledged publishes at a time, before the broker's own limit.
+    pub(super) window: u16,
+    /// Seconds the broker may keep an undelivered telemetry message.
+    pub(super) expiry: Option<u32>,
+    /// How long CONNACK and each PUBACK may take.
+    pub(super) timeout: Duration,
+    /// What becomes of the session at the broker.
+    pub(super) keep: Keep,
+}
+
+/// Whether the broker keeps a session between connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing: the spool is the session. Enough for whoever only publishes.
+    Nothing,
+    /// Subscriptions and messages for us, for so many seconds. What is sent
+    /// *by* us still lives in the spool only.
+    #[cfg_attr(not(test), expect(dead_code, reason = "commands subscribe with it"))]
+    Seconds(u32),
+}
+
+/// What differs from one connection to the next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attempt {
+    /// User name and password.
+    pub(super) login: Option<(String, String)>,
+    /// Send no retained messages: an earlier connection was refused for them.
+    pub(super) without_retain: bool,
+    /// One publish at a time until the first is acknowledged: an earlier connection ended over one it did not name.
+    pub(super) one_by_one: bool,
+    /// The retained payloads, in order: birth, last will, clean end.
+    pub(super) states: States,
+}
+
+/// What stands on the state topic, as JSON.
+#[derive(Clone, Debug, Default)]
+pub(super) struct States {
+    /// After CONNACK.
+    pub(super) online: Bytes,
+    /// The broker's to publish when we vanish.
+    pub(super) offline: Bytes,
+    /// Before our own DISCONNECT.
+    pub(super) stopped: Bytes,
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Acknowledged.
+    Delivered,
+    /// Will never be taken.
+    Condemned(String),
+    /// Not now: wait, then again.
+    Again(String),
+}
+
+/// What a packet changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Connected; birth is on its way.
+    Online,
+    /// A frame is settled.
+    Settled(FrameId, Verdict),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    plan: &'a Plan,
+    attempt: &'a Attempt,
+    phase: Phase,
+    limits: Limits,
+    keep_alive: Duration,
+    flight: VecDeque<Flight>,
+    flight_bytes: usize,
+    last_pkid: u16,
+    one_by_one: bool,
+    heard: Duration,
+    sent: Duration,
+    /// A PINGREQ is unanswered.
+    pinged: bool,
+    ignored: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Online,
+    /// Waiting for the acknowledgement of "stopped".
+    Leaving,
+    /// DISCONNECT is written.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Flight {
+    pkid: u16,
+    /// `None`: a state message.
+    frame: Option<FrameId>,
+    size: usize,
+    sent: Duration,
+}
+
+impl<'a> Session<'a> {
+    /// Begins at `now` = 0 by writing CONNECT.
+    pub(super) fn begin(
+        plan: &'a Plan,
+        attempt: &'a Attempt,
+        out: &mut BytesMut,
+    ) -> Result<Self, End> {
+        let hello = packet::Hello {
+            client_id: &plan.client_id,
+            keep_alive: u16::try_from(plan.keep_alive.as_secs()).unwrap_or(u16::MAX),
+            keep_session: match plan.keep {
+                Keep::Nothing => None,
+                Keep::Seconds(seconds) => Some(seconds),
+            },
+            login: attempt.login.clone(),
+            will: (&plan.topics.state, attempt.states.offline.clone()),
+            retain: !attempt.without_retain,
+        };
+        packet::connect(hello, out)
+            .map_err(|error| End::hold(format!("cannot make a CONNECT packet: {error}")))?;
+        Ok(Self {
+            plan,
+            attempt,
+            phase: Phase::Connecting,
+            limits: Limits::default(),
+            keep_alive: plan.keep_alive,
+            flight: VecDeque::new(),
+            flight_bytes: 0,
+            last_pkid: 0,
+            one_by_one: attempt.one_by_one,
+            heard: Duration::ZERO,
+            sent: Duration::ZERO,
+            pinged: false,
+            ignored: 0,
+        })
+    }
+
+    /// Whether CONNACK has come and we are not leaving.
+    pub(super) fn online(&self) -> bool {
+        self.phase == Phase::Online
+    }
+
+    /// Whether CONNACK has not come yet.
+    pub(super) fn connecting(&self) -> bool {
+        self.phase == Phase::Connecting
+    }
+
+    /// Whether our goodbye is under way or written.
+    pub(super) fn leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving | Phase::Gone)
+    }
+
+    /// Whether DISCONNECT has been written.
+    pub(super) fn gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    /// Whether nothing waits for an acknowledgement.
+    pub(super) fn idle(&self) -> bool {
+        self.flight.is_empty()
+    }
+
+    /// Whether another frame may be sent now.
+    pub(super) fn room(&self) -> bool {
+        self.online()
+            && self.flight.len() < usize::from(self.window())
+            && self.flight_bytes < MAX_FLIGHT
+    }
+
+    fn window(&self) -> u16 {
+        if self.one_by_one {
+            return 1;
+        }
+        self.plan
+            .window
+            .min(self.limits.receive_maximum)
+            .clamp(1, MAX_WINDOW)
+    }
+
+    /// Bytes came in, whatever they are.
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.heard = now;
+        self.pinged = false;
+    }
+
+    /// A packet came in.
+    pub(super) fn received(
+        &mut self,
+        packet: Incoming,
+        now: Duration,
+        out: &mut BytesMut,
+    ) -> Result<Option<Change>, End> {
+        if self.phase == Phase::Connecting {
+            return self.answered(packet, now, out).map(Some);
+        }
+        match packet {
+            Incoming::PubAck { pkid, code, words } => self.acknowledged(pkid, code, &words, out),
+            Incoming::PingResp => Ok(None),
+            Incoming::Publish { pkid, qos } => {
+                // Some brokers subscribe clients by themselves. Take it politely, or it is sent for ever.
+                self.ignored = self.ignored.saturating_add(1);
+                if self.ignored == 1 {
+                    log::warn!(
+                        "mqtt: the broker sends messages that nobody here subscribed to; they are ignored"
+                    );
+                }
+                if qos == 1 {
+                    packet::acknowledge(pkid, out);
+                    self.sent = now;
+                }
+                Ok(None)
+            }
+            Incoming::Disconnect { code, words } => self.dismissed(code, &words),
+            Incoming::ConnAck { .. } => Err(End::retry(
+                "the broker broke the protocol: a second CONNACK; trying again",
+            )),
+            Incoming::Unexpected(kind) => Err(End::retry(format!(
+                "the broker broke the protocol: packet type {kind} was not asked for; trying again"
+            ))),
+        }
+    }
+
+    /// The first packet must be CONNACK.
+    fn answered(
+        &mut self,
+        packet: Incoming,
+        now: Duration,
+        out: &mut BytesMut,
+    ) -> Result<Change, End> {
+        let Incoming::ConnAck {
+            code,
+            session_present,
+            limits,
+            words,
+        } = packet
+        else {
+            return Err(not_mqtt());
+        };
+        if code != 0 {
+            return Err(reason::of_refusal(code, &words));
+        }
+        if session_present && self.plan.keep == Keep::Nothing {
+            // MQTT-3.2.2-2 and 3.2.2-4: close.
+            return Err(End::retry(
+                "the broker broke the protocol: it kept a session that it was asked to forget; \
+                 trying again",
+            ));
+        }
+        if limits.qos == 0 {
+            return Err(End::hold(
+                "the broker offers QoS 0 only, without which nothing is acknowledged; use a \
+                 broker or a listener with QoS 1",
+            ));
+        }
+        self.limits = limits;
+        if let Some(seconds) = limits.keep_alive {
+            self.keep_alive = self.keep_alive.min(Duration::from_secs(seconds.into()));
+        }
+        self.phase = Phase::Online;
+        self.announce(self.attempt.states.online.clone(), now, out);
+        Ok(Change::Online)
+    }
+
+    /// Puts a payload on the state topic; `false`: the broker would not take it.
+    fn announce(&mut self, payload: Bytes, now: Duration, out: &mut BytesMut) -> bool {
+        let pkid = self.next_pkid();
+        let retain = self.limits.retain && !self.attempt.without_retain;
+        let limit = self.limits.packet_size;
+        match packet::state(&self.plan.topics.state, payload, pkid, retain, limit, out) {
+            Ok(size) => {
+                self.launched(pkid, None, size, now);
+                true
+            }
+            Err(TooLarge { size, limit }) => {
+                log::warn!(
+                    "mqtt: the state message has {size} bytes, the broker takes {limit}; going on without"
+                );
+                false
+            }
+        }
+    }
+
+    /// Appends a frame's PUBLISH to `out`. Call only while there is [`room`](Self::room).
+    /// `Some`: it was not sent, and this is why.
+    pub(super) fn publish(
+        &mut self,
+        frame: &Frame,
+        now: Duration,
+        out: &mut BytesMut,
+    ) -> Option<Verdict> {
+        let Some(topic) = self.plan.topics.telemetry(frame.batch.signal) else {
+            return Some(Verdict::Condemned(format!(
+                "{} have no MQTT telemetry topic",
+                frame.batch.signal.as_str()
+            )));
+        };
+        let pkid = self.next_pkid();
+        let limit = self.limits.packet_size;
+        match packet::telemetry(frame, topic, pkid, self.plan.expiry, limit, out) {
+            Ok(size) => {
+                self.launched(pkid, Some(frame.id), size, now);
+                None
+            }
+            Err(TooLarge { size, limit }) => Some(Verdict::Condemned(format!(
+                "as an MQTT packet it has {size} bytes, the broker takes at most {limit}; raise \
+                 the broker's limit or shorten batch.length"
+            ))),
+        }
+    }
+
+    fn launched(&mut self, pkid: u16, frame: Option<FrameId>, size: usize, now: Duration) {
+        self.last_pkid = pkid;
+        self.sent = now;
+        self.flight_bytes += size;
+        self.flight.push_back(Flight {
+            pkid,
+            frame,
+            size,
+            sent: now,
+        });
+    }
+
+    /// The next packet identifier that is not in flight. At most [`MAX_WINDOW`]
+    /// and a state message are, so one is found at once.
+    fn next_pkid(&self) -> u16 {
+        let mut pkid = self.last_pkid;
+        loop {
+            pkid = pkid.checked_add(1).unwrap_or(1);
+            if !self.flight.iter().any(|flight| flight.pkid == pkid) {
+                return pkid;
+            }
+        }
+    }
+
+    fn acknowledged(
+        &mut self,
+        pkid: u16,
+        code: u8,
+        words: &Words,
+        out: &mut BytesMut,
+    ) -> Result<Option<Change>, End> {
+        let at = self.flight.iter().position(|flight| flight.pkid == pkid);
+        let Some(flight) = at.and_then(|at| self.flight.remove(at)) else {
+            return Err(End::retry(format!(
+                "the broker broke the protocol: it acknowledged message {pkid}, which was not in flight; trying again"
+            )));
+        };
+        self.flight_bytes = self.flight_bytes.saturating_sub(flight.size);
+        let refused = |what: &str| reason::sentence(what, code, words, "");
+        let Some(id) = flight.frame else {
+            if code >= 0x80 {
+                log::warn!("mqtt: {}", refused("the broker refused the state message"));
+            }
+            if self.phase == Phase::Leaving {
+                self.disconnect(out);
+            }
+            return Ok(None);
+        };
+        let verdict = match reason::of_publish(code) {
+            Answer::Delivered => {
+                self.one_by_one = false;
+                Verdict::Delivered
+            }
+            Answer::Condemned => Verdict::Condemned(refused("the broker refused the message")),
+            Answer::Again => Verdict::Again(refused("the broker put the message off")),
+            Answer::Hold => {
+                return Err(End::hold(reason::sentence(
+                    "the broker refused to take telemetry",
+                    code,
+                    words,
+                    "check its access rules for this client and uplink.mqtt.topic_prefix",
+                )));
+            }
+        };
+        Ok(Some(Change::Settled(id, verdict)))
+    }
+
+    fn dismissed(&self, code: u8, words: &Words) -> Result<Option<Change>, End> {
+        let mut end = reason::of_disconnect(code, words);
+        if end.reaction == Reaction::OneByOne {
+            let mut frames = self.flight.iter().filter_map(|flight| flight.frame);
+            match (frames.next(), frames.next()) {
+                (None, _) => end.reaction = Reaction::Retry,
+                (Some(id), None) => {
+                    end.reaction = Reaction::Retry;
+                    end.blame = Some(id);
+                    end.text = reason::sentence(
+                        "the broker ended the connection over this message",
+                        code,
+                        words,
+                        "the message is given up, trying again with the others",
+                    );
+                }
+                _ => {}
+            }
+        }
+        Err(end)
+    }
+
+    /// Says goodbye: "stopped" on the state topic, and DISCONNECT once that is
+    /// acknowledged. Call when [`idle`](Self::idle).
+    pub(super) fn leave(&mut self, now: Duration, out: &mut BytesMut) {
+        if !self.online() {
+            return;
+        }
+        self.phase = Phase::Leaving;
+        if !self.announce(self.attempt.states.stopped.clone(), now, out) {
+            self.disconnect(out);
+        }
+    }
+
+    fn disconnect(&mut self, out: &mut BytesMut) {
+        packet::disconnect(packet::NORMAL, out);
+        self.phase = Phase::Gone;
+    }
+
+    /// Does what is due at `now`: ping, or end.
+    pub(super) fn tick(&mut self, now: Duration, out: &mut BytesMut) -> Result<(), End> {
+        let timeout = self.plan.timeout;
+        if self.phase == Phase::Connecting {
+            if now >= timeout {
+                return Err(End::retry(format!(
+                    "the broker took the connection but did not answer CONNECT within {} s; check \
+                     that the port speaks MQTT, trying again",
+                    timeout.as_secs()
+                )));
+            }
+            return Ok(());
+        }
+        if now >= self.silence_ends() {
+            return Err(End::retry(format!(
+                "nothing came from the broker for {} s; the link is dead, trying again",
+                now.saturating_sub(self.heard).as_secs()
+            )));
+        }
+        if self.flight.front().is_some_and(|f| now >= f.sent + timeout) {
+            return Err(End::retry(format!(
+                "the broker did not acknowledge a message within {} s; trying again",
+                timeout.as_secs()
+            )));
+        }
+        if now >= self.ping_at() {
+            packet::ping(out);
+            self.pinged = true;
+            self.sent = now;
+        }
+        Ok(())
+    }
+
+    /// When [`tick`](Self::tick) has something to do next.
+    pub(super) fn wake_at(&self) -> Duration {
+        if self.phase == Phase::Connecting {
+            return self.plan.timeout;
+        }
+        let acknowledged = self.flight.front().map(|f| f.sent + self.plan.timeout);
+        let next = self.silence_ends().min(self.ping_at());
+        acknowledged.map_or(next, |at| at.min(next))
+    }
+
+    fn silence_ends(&self) -> Duration {
+        self.heard + self.keep_alive * 3 / 2
+    }
+
+    /// One unanswered ping is enough: a second could only queue behind it.
+    fn ping_at(&self) -> Duration {
+        if self.pinged {
+            return Duration::MAX;
+        }
+        self.heard.min(self.sent) + self.keep_alive * 9 / 10
+    }
+}
+
+/// The other side closed the connection.
+pub(super) fn closed(connecting: bool) -> End {
+    End::retry(if connecting {
+        "closed by the other side before it answered CONNECT; check that the port is an MQTT 5 \
+         listener and whether it wants TLS, trying again"
+    } else {
+        "the broker closed the connection; trying again"
+    })
+}
+
+/// What answered is not a broker.
+pub(super) fn not_mqtt() -> End {
+    End::retry(
+        "the answer to CONNECT is not MQTT 5; check host, port and whether TLS is needed, trying \
+         again",
+    )
+}
