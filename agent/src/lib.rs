@@ -10,6 +10,7 @@ pub mod gauge;
 pub mod identity;
 pub mod journal;
 pub mod otlp;
+pub mod pipeline;
 pub mod recorder;
 pub mod sampler;
 pub mod spool;
