@@ -11,6 +11,7 @@ pub mod identity;
 pub mod journal;
 pub mod notify;
 pub mod otlp;
+pub mod pipeline;
 pub mod recorder;
 pub mod sampler;
 pub mod spool;

@@ -1,8 +1,36 @@
 //! Things that can be read, and what reading them gives: a value or the reason
 //! why there is none. Absence is data; it is never 0 or NaN.
 
+//!
+//! One file per family implements [`Source`] and reads into a [`Readings`].
+//! `sysinfo` finds and reads the thermometers and tells the host's name and
+//! kernel (see [`crate::identity`]); the other families are read by own small
+//! parsers, because `sysinfo` has no CPU time by mode, no dropped packets and
+//! no superblock options, opens every file anew at each refresh, and cannot
+//! be pointed at a test's own `/proc`.
+
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
+
+use crate::frame::Stamp;
+
+pub mod agent;
+pub mod cpu;
+pub mod disk;
+pub mod file;
+pub mod filesystem;
+pub mod helper;
+pub mod load;
+pub mod memory;
+pub mod network;
+pub mod process;
+pub mod reader;
+pub mod readings;
+pub mod table;
+pub mod temperature;
+
+pub use readings::{Reading, Readings, Registry};
 
 /// A group of gauges that is read together, at one interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +131,34 @@ pub struct Series {
     pub attributes: Vec<(Cow<'static, str>, Attribute)>,
 }
 
+/// Reads one family. Owned by one thread; keeps its files open.
+pub trait Source: Send {
+    /// Which one.
+    fn family(&self) -> Family;
+
+    /// Reads every series of the family into `out`.
+    ///
+    /// One series that has no value is put as [`Missing`]; an `Err` says that
+    /// the family as a whole could not be read.
+    fn read(&mut self, now: Stamp, out: &mut Readings) -> Result<(), Missing>;
+}
+
+/// Everything that is read on the gauge-reader thread, below `root` (`/` but
+/// in tests). [`Family::Agent`] is not among them: it never blocks, so the
+/// pipeline reads it itself and its tick number does not depend on a disk.
+pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
+    vec![
+        Box::new(cpu::Cpu::new(root)),
+        Box::new(load::Load::new(root)),
+        Box::new(memory::Memory::new(root)),
+        Box::new(filesystem::Filesystem::new(root)),
+        Box::new(disk::Disk::new(root)),
+        Box::new(network::Network::new(root)),
+        Box::new(temperature::Temperature::new(root)),
+        Box::new(process::Process::new(root)),
+    ]
+}
+
 impl Family {
     /// All of them.
     pub const ALL: [Family; 9] = [
@@ -133,7 +189,52 @@ impl Family {
     }
 }
 
+impl Value {
+    /// A finite float, or the reason why there is none.
+    pub fn float(value: f64) -> Result<Self, Missing> {
+        if value.is_finite() {
+            Ok(Value::Float(value))
+        } else {
+            Err(Missing::Garbage)
+        }
+    }
+
+    /// A float rounded to a multiple of `1 / grain`.
+    ///
+    /// A power of two leaves most of the mantissa zero, which is what makes a
+    /// float cheap on the wire. Choose one that is finer than the sensor, so
+    /// that rounding back to the sensor's own steps gives its exact reading.
+    pub fn grained(value: f64, grain: f64) -> Result<Self, Missing> {
+        Self::float((value * grain).round() / grain)
+    }
+
+    /// A whole number; the kernel's unsigned counters beyond `i64` are [`Missing::Garbage`].
+    pub fn whole(value: u64) -> Result<Self, Missing> {
+        i64::try_from(value).map(Value::Int).map_err(|_| Missing::Garbage)
+    }
+
+    /// As a float, for people.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Value::Int(value) => value as f64,
+            Value::Float(value) => value,
+        }
+    }
+}
+
 impl Missing {
+    /// Why a file could not be read.
+    pub fn of(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::NotFound => Missing::Unsupported,
+            ErrorKind::PermissionDenied => Missing::Denied,
+            ErrorKind::TimedOut => Missing::Timeout,
+            ErrorKind::InvalidData => Missing::Garbage,
+            _ => Missing::Gone,
+        }
+    }
+
     /// One word, as in the status.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,196 @@
+//! The agent's own workings.
+//!
+//! Read by the pipeline itself at every tick of any family: nothing here can
+//! block, so `sonde.sampler.tick` goes 1, 2, 3, … without a hole whatever a
+//! disk or a mount does. That gauge and `sonde.sampler.points` are how a
+//! receiver proves from the data alone that nothing is missing.
+
+use tokio::sync::watch;
+
+use super::readings::{found, text};
+use super::table::{
+    ERRORS, OVERRUNS, POINTS, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK,
+    UPLINK_ACKED, UPLINK_PENDING, UPLINK_STATE, UPLINK_WIRE,
+};
+use super::{Family, Missing, Readings, SeriesId, Value};
+use crate::status::{SpoolStatus, UplinkStatus};
+
+/// Kinds of loss that get a series of their own: classes times reasons, with room.
+const MAX_LOSSES: usize = 64;
+
+/// What the pipeline counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Ticks, this one included.
+    pub ticks: u64,
+    /// Data points recorded.
+    pub points: u64,
+    /// Ticks skipped because an earlier one was still being read.
+    pub overruns: u64,
+    /// Readings without a value and families that failed, in the order of [`Family::ALL`].
+    pub errors: [u64; Family::ALL.len()],
+    /// Batches handed to the spool.
+    pub batches: u64,
+    /// Data points that the spool refused.
+    pub refused: u64,
+}
+
+/// Reads the watches.
+#[derive(Debug)]
+pub struct Agent {
+    spool: watch::Receiver<SpoolStatus>,
+    uplinks: Vec<(watch::Receiver<UplinkStatus>, Option<UplinkIds>)>,
+    ids: Option<Ids>,
+    losses: Vec<(String, String, Option<SeriesId>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ids {
+    tick: Option<SeriesId>,
+    points: Option<SeriesId>,
+    overruns: Option<SeriesId>,
+    errors: [Option<SeriesId>; Family::ALL.len()],
+    spool: [Option<SeriesId>; 3],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct UplinkIds {
+    pending: Option<SeriesId>,
+    sent: Option<SeriesId>,
+    received: Option<SeriesId>,
+    acked: Option<SeriesId>,
+    state: Option<SeriesId>,
+}
+
+impl Agent {
+    /// Looks at these.
+    pub fn new(spool: watch::Receiver<SpoolStatus>, uplinks: Vec<watch::Receiver<UplinkStatus>>) -> Self {
+        Self {
+            spool,
+            uplinks: uplinks.into_iter().map(|uplink| (uplink, None)).collect(),
+            ids: None,
+            losses: Vec::new(),
+        }
+    }
+
+    /// Reads everything; comes last in a tick, because `sonde.sampler.points`
+    /// counts every point of it. Returns that count.
+    pub fn read(&mut self, figures: &Figures, out: &mut Readings) -> u64 {
+        let ids = *self.ids.get_or_insert_with(|| Ids {
+            tick: out.series(&TICK, &[]),
+            points: out.series(&POINTS, &[]),
+            overruns: out.series(&OVERRUNS, &[]),
+            errors: Family::ALL.map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
+            spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN].map(|gauge| out.series(gauge, &[])),
+        });
+        out.put(ids.tick, Value::whole(figures.ticks));
+        out.put(ids.overruns, Value::whole(figures.overruns));
+        for (id, errors) in ids.errors.iter().zip(figures.errors) {
+            out.put(*id, Value::whole(errors));
+        }
+        self.read_spool(ids.spool, out);
+        self.read_uplinks(out);
+        let mut points = figures.points;
+        let taken = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        points = points.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
+        if ids.points.is_some() {
+            points = points.saturating_add(1);
+            out.put(ids.points, Value::whole(points));
+        }
+        points
+    }
+
+    fn read_spool(&mut self, ids: [Option<SeriesId>; 3], out: &mut Readings) {
+        let spool = self.spool.borrow();
+        let [usage, frames, written] = ids;
+        out.put(usage, Value::whole(spool.bytes));
+        out.put(frames, Value::whole(spool.frames));
+        out.put(written, Value::whole(spool.written_bytes));
+        for lost in &spool.lost {
+            let known = self
+                .losses
+                .iter()
+                .find(|(class, reason, _)| *class == lost.class && *reason == lost.reason);
+            let id = match known {
+                Some((_, _, id)) => *id,
+                None if self.losses.len() < MAX_LOSSES => {
+                    let id = out.series(
+                        &SPOOL_LOST,
+                        &[("sonde.class", found(&lost.class)), ("sonde.reason", found(&lost.reason))],
+                    );
+                    self.losses.push((lost.class.clone(), lost.reason.clone(), id));
+                    id
+                }
+                None => continue,
+            };
+            out.put(id, Value::whole(lost.items));
+        }
+    }
+
+    fn read_uplinks(&mut self, out: &mut Readings) {
+        for (uplink, ids) in &mut self.uplinks {
+            let status = uplink.borrow();
+            // Before it has published anything an uplink has no name.
+            if status.name.is_empty() {
+                continue;
+            }
+            let ids = *ids.get_or_insert_with(|| {
+                let name = || ("sonde.uplink", found(&status.name));
+                let wire = |direction| {
+                    out.series(&UPLINK_WIRE, &[("network.io.direction", text(direction)), name()])
+                };
+                UplinkIds {
+                    pending: out.series(&UPLINK_PENDING, &[name()]),
+                    sent: wire("transmit"),
+                    received: wire("receive"),
+                    acked: out.series(&UPLINK_ACKED, &[name()]),
+                    state: out.series(&UPLINK_STATE, &[name()]),
+                }
+            });
+            out.put(ids.pending, Value::whole(status.pending_items));
+            out.put(ids.sent, Value::whole(status.wire_sent_bytes));
+            out.put(ids.received, Value::whole(status.wire_received_bytes));
+            out.put(ids.acked, Value::whole(status.acked_items));
+            out.put(ids.state, state(&status.state));
+        }
+    }
+}
+
+fn state(word: &str) -> Result<Value, Missing> {
+    match word {
+        "idle" => Ok(Value::Int(0)),
+        "connecting" => Ok(Value::Int(1)),
+        "up" => Ok(Value::Int(2)),
+        "waiting" => Ok(Value::Int(3)),
+        "open" => Ok(Value::Int(4)),
+        _ => Err(Missing::Garbage),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gauge::{Registry, table};
+    use crate::status::LostStatus;
+
+    #[test]
+    fn points_count_everything_up_to_and_with_this_tick() {
+        let lost = LostStatus { class: "normal".into(), reason: "quota".into(), frames: 1, items: 9, first_unix_ns: 0, last_unix_ns: 0 };
+        let (_spool, spool) = watch::channel(SpoolStatus { lost: vec![lost], ..SpoolStatus::default() });
+        let (_up, up) = watch::channel(UplinkStatus { name: "otlp".into(), state: "odd".into(), ..UplinkStatus::default() });
+        let (_unborn, unborn) = watch::channel(UplinkStatus::default());
+        let mut agent = Agent::new(spool, vec![up, unborn]);
+        let mut out = Readings::new(Registry::default());
+        let host = out.series(&table::LOAD_1M, &[]);
+        out.put(host, Ok(Value::Int(1)));
+        out.put(host, Err(Missing::Gone));
+        let figures = Figures { ticks: 7, points: 100, ..Figures::default() };
+        let points = agent.read(&figures, &mut out);
+        let good = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        assert_eq!(points, 100 + u64::try_from(good).unwrap());
+        assert_eq!(out.value("sonde.sampler.points"), Some(Value::whole(points)));
+        assert_eq!(out.value("sonde.sampler.tick"), Some(Ok(Value::Int(7))));
+        assert_eq!(out.value("sonde.spool.lost sonde.class=normal sonde.reason=quota"), Some(Ok(Value::Int(9))));
+        assert_eq!(out.value("sonde.uplink.state sonde.uplink=otlp"), Some(Err(Missing::Garbage)));
+    }
+}

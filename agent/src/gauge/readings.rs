@@ -1,0 +1,232 @@
+//! Where sources put what they read.
+//!
+//! A series is named once: a source asks for its number when it first sees an
+//! interface or a mount, keeps the number, and from then on a reading is that
+//! number and a value: no hashing and no allocation on the hot path. The
+//! [`Registry`] remembers all series for the life of the process and refuses
+//! more than [`MAX_SERIES`], so that nothing outside can make it grow.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Attribute, Descriptor, Missing, Series, SeriesId, Value};
+
+/// Bound on all series of one process: 9 families of at most some hundred each.
+pub const MAX_SERIES: usize = 4096;
+
+/// One value of a series, or why there is none.
+pub type Reading = (SeriesId, Result<Value, Missing>);
+
+/// All series that were ever seen; shared by the reader thread, which adds to
+/// it when it meets something new, and the recorder, which looks names up.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    inner: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    gauges: Vec<Arc<Descriptor>>,
+    series: Vec<Arc<Series>>,
+    refused: u64,
+}
+
+/// The readings of one tick.
+#[derive(Debug, Default)]
+pub struct Readings {
+    registry: Registry,
+    readings: Vec<Reading>,
+}
+
+impl Registry {
+    /// The number of a series; the first sight of it makes one. `attributes`
+    /// are sorted by key. `None`: there are [`MAX_SERIES`] already.
+    pub fn series(
+        &self,
+        gauge: &'static Descriptor,
+        attributes: &[(&'static str, Attribute)],
+    ) -> Option<SeriesId> {
+        debug_assert!(attributes.is_sorted_by_key(|(key, _)| *key), "{}", gauge.name);
+        let mut known = self.lock();
+        let same = |series: &&Arc<Series>| {
+            series.gauge.name == gauge.name
+                && series.attributes.len() == attributes.len()
+                && series
+                    .attributes
+                    .iter()
+                    .zip(attributes)
+                    .all(|(a, b)| a.0 == b.0 && a.1 == b.1)
+        };
+        if let Some(series) = known.series.iter().find(same) {
+            return Some(series.id);
+        }
+        if known.series.len() >= MAX_SERIES {
+            known.refused += 1;
+            return None;
+        }
+        let gauge = match known.gauges.iter().find(|other| other.name == gauge.name) {
+            Some(gauge) => gauge.clone(),
+            None => {
+                let gauge = Arc::new(Descriptor {
+                    name: gauge.name.clone(),
+                    unit: gauge.unit.clone(),
+                    description: gauge.description.clone(),
+                    kind: gauge.kind,
+                    family: gauge.family,
+                });
+                known.gauges.push(gauge.clone());
+                gauge
+            }
+        };
+        let id = SeriesId(u32::try_from(known.series.len()).ok()?);
+        known.series.push(Arc::new(Series {
+            id,
+            gauge,
+            attributes: attributes
+                .iter()
+                .map(|(key, value)| (Cow::Borrowed(*key), value.clone()))
+                .collect(),
+        }));
+        Some(id)
+    }
+
+    /// A series by its number.
+    pub fn get(&self, id: SeriesId) -> Option<Arc<Series>> {
+        self.lock().series.get(usize::try_from(id.0).ok()?).cloned()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().series.len()
+    }
+
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Series that were refused because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
+    /// Nothing that holds the lock can leave it half changed.
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Readings {
+    /// An empty set whose series are kept in `registry`.
+    pub fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            readings: Vec::new(),
+        }
+    }
+
+    /// The number of a series; see [`Registry::series`].
+    pub fn series(
+        &self,
+        gauge: &'static Descriptor,
+        attributes: &[(&'static str, Attribute)],
+    ) -> Option<SeriesId> {
+        self.registry.series(gauge, attributes)
+    }
+
+    /// Notes a reading; a series that was refused is left out.
+    pub fn put(&mut self, series: Option<SeriesId>, value: Result<Value, Missing>) {
+        if let Some(series) = series {
+            self.readings.push((series, value));
+        }
+    }
+
+    /// What was read.
+    pub fn as_slice(&self) -> &[Reading] {
+        &self.readings
+    }
+
+    /// Readings that should have had a value and have none. A first reading
+    /// and a thing that this machine does not have are no errors.
+    pub fn errors_from(&self, start: usize) -> u64 {
+        let bad = |(_, value): &&Reading| {
+            !matches!(value, Ok(_) | Err(Missing::First | Missing::Unsupported))
+        };
+        let count = self.readings.iter().skip(start).filter(bad).count();
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
+    /// Forgets the readings, keeps the room.
+    pub fn clear(&mut self) {
+        self.readings.clear();
+    }
+}
+
+/// Text that is known at build time.
+pub fn text(value: &'static str) -> Attribute {
+    Attribute::Text(Cow::Borrowed(value))
+}
+
+/// Text that was found.
+pub fn found(value: &str) -> Attribute {
+    Attribute::Text(Cow::Owned(value.to_owned()))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use std::fmt::Write as _;
+
+    impl Readings {
+        /// `name{key=value,…}` of each reading and its value, for asserting.
+        pub(crate) fn listed(&self) -> Vec<(String, Result<Value, Missing>)> {
+            let name = |id| {
+                let series = self.registry.get(id).expect("a known series");
+                let mut out = series.gauge.name.to_string();
+                for (key, value) in &series.attributes {
+                    let value = match value {
+                        Attribute::Text(text) => text.to_string(),
+                        Attribute::Int(number) => number.to_string(),
+                    };
+                    let _ = write!(out, " {key}={value}");
+                }
+                out
+            };
+            self.readings.iter().map(|(id, value)| (name(*id), *value)).collect()
+        }
+
+        /// The value of the one series that `listed` names so.
+        pub(crate) fn value(&self, name: &str) -> Option<Result<Value, Missing>> {
+            self.listed().into_iter().find(|(n, _)| n == name).map(|(_, v)| v)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table;
+    use super::*;
+
+    #[test]
+    fn the_same_name_and_attributes_are_the_same_series() {
+        let registry = Registry::default();
+        let a = registry.series(&table::DISK_IO_TIME, &[("system.device", text("sda"))]);
+        let b = registry.series(&table::DISK_IO_TIME, &[("system.device", found("sda"))]);
+        let c = registry.series(&table::DISK_IO_TIME, &[("system.device", text("sdb"))]);
+        assert_eq!(a, b);
+        assert_ne!(a, c);
+        assert_eq!(registry.len(), 2);
+    }
+
+    #[test]
+    fn too_many_series_are_refused_and_counted() {
+        let registry = Registry::default();
+        for n in 0..MAX_SERIES {
+            let n = i64::try_from(n).unwrap();
+            assert!(registry.series(&table::TICK, &[("n", Attribute::Int(n))]).is_some());
+        }
+        assert_eq!(registry.series(&table::TICK, &[("n", Attribute::Int(-1))]), None);
+        assert_eq!(registry.refused(), 1);
+        assert!(registry.series(&table::TICK, &[("n", Attribute::Int(7))]).is_some());
+    }
+}

@@ -1,0 +1,124 @@
+//! Every gauge the agent has: the one place where names, units and kinds are
+//! written down. `docs/GAUGES.md` is checked against it.
+//!
+//! Names and units: OpenTelemetry semantic conventions 1.44 (`system.*`,
+//! `process.*`, `hw.*`). They have none for load averages, inodes and the
+//! agent's own workings: those are `sonde.*`.
+
+use std::borrow::Cow;
+
+use super::{Descriptor, Family, Kind};
+
+/// A gauge and the attributes that its series carry.
+pub type Row = (&'static Descriptor, &'static [&'static str]);
+
+macro_rules! gauges {
+    ($($id:ident: $family:ident $kind:ident $name:literal [$unit:literal] ($($key:literal),*) $text:literal;)*) => {
+        $(
+            #[doc = $text]
+            pub static $id: Descriptor = Descriptor {
+                name: Cow::Borrowed($name),
+                unit: Cow::Borrowed($unit),
+                description: Cow::Borrowed($text),
+                kind: Kind::$kind,
+                family: Family::$family,
+            };
+        )*
+        /// All of them, in the order of the documentation.
+        pub static ALL: &[Row] = &[$((&$id, &[$($key),*])),*];
+    };
+}
+
+gauges! {
+    CPU_TIME: Cpu Counter "system.cpu.time" ["s"] ("cpu.mode") "Time all CPUs spent in a mode.";
+    CPU_UTILIZATION: Cpu Gauge "system.cpu.utilization" ["1"] ("cpu.mode") "Share of all CPUs' time in a mode since the last tick.";
+    LOAD_1M: Load Gauge "sonde.load.1m" ["{thread}"] () "Load average over 1 minute.";
+    LOAD_5M: Load Gauge "sonde.load.5m" ["{thread}"] () "Load average over 5 minutes.";
+    LOAD_15M: Load Gauge "sonde.load.15m" ["{thread}"] () "Load average over 15 minutes.";
+    UPTIME: Load Gauge "system.uptime" ["s"] () "Time since boot, suspend included.";
+    PROCESS_COUNT: Load UpDownCounter "system.process.count" ["{process}"] () "Processes that exist.";
+    MEMORY_USAGE: Memory UpDownCounter "system.memory.usage" ["By"] ("system.memory.state") "Memory by state; used is total minus available.";
+    MEMORY_UTILIZATION: Memory Gauge "system.memory.utilization" ["1"] ("system.memory.state") "Share of memory by state.";
+    MEMORY_LIMIT: Memory UpDownCounter "system.memory.limit" ["By"] () "Memory that the kernel manages.";
+    MEMORY_AVAILABLE: Memory UpDownCounter "system.memory.linux.available" ["By"] () "Memory that new work could use without swapping.";
+    PAGING_USAGE: Memory UpDownCounter "system.paging.usage" ["By"] ("system.paging.state") "Swap by state.";
+    PAGING_UTILIZATION: Memory Gauge "system.paging.utilization" ["1"] ("system.paging.state") "Share of swap by state.";
+    FILESYSTEM_USAGE: Filesystem UpDownCounter "system.filesystem.usage" ["By"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.state", "system.filesystem.type") "File system space by state.";
+    FILESYSTEM_UTILIZATION: Filesystem Gauge "system.filesystem.utilization" ["1"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.type") "Used share of what an unprivileged program could use.";
+    FILESYSTEM_LIMIT: Filesystem UpDownCounter "system.filesystem.limit" ["By"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.type") "Size of a file system.";
+    FILESYSTEM_INODES: Filesystem UpDownCounter "sonde.filesystem.inodes" ["{inode}"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.state", "system.filesystem.type") "Inodes by state; absent where the file system has no fixed number.";
+    DISK_IO: Disk Counter "system.disk.io" ["By"] ("disk.io.direction", "system.device") "Bytes read and written.";
+    DISK_OPERATIONS: Disk Counter "system.disk.operations" ["{operation}"] ("disk.io.direction", "system.device") "Reads and writes that finished.";
+    DISK_IO_TIME: Disk Counter "system.disk.io_time" ["s"] ("system.device") "Time during which the disk was busy.";
+    NETWORK_IO: Network Counter "system.network.io" ["By"] ("network.interface.name", "network.io.direction") "Bytes received and sent.";
+    NETWORK_PACKETS: Network Counter "system.network.packet.count" ["{packet}"] ("network.io.direction", "system.device") "Packets received and sent.";
+    NETWORK_ERRORS: Network Counter "system.network.errors" ["{error}"] ("network.interface.name", "network.io.direction") "Packets with errors.";
+    NETWORK_DROPPED: Network Counter "system.network.packet.dropped" ["{packet}"] ("network.interface.name", "network.io.direction") "Packets dropped.";
+    TEMPERATURE: Temperature Gauge "hw.temperature" ["Cel"] ("hw.id", "hw.name") "Temperature as the sensor gives it.";
+    PROCESS_MEMORY: Process UpDownCounter "process.memory.usage" ["By"] () "Resident memory of the agent.";
+    PROCESS_VIRTUAL: Process UpDownCounter "process.memory.virtual" ["By"] () "Address space of the agent.";
+    PROCESS_CPU: Process Counter "process.cpu.time" ["s"] ("cpu.mode") "CPU time the agent used.";
+    PROCESS_FILES: Process UpDownCounter "process.unix.file_descriptor.count" ["{file_descriptor}"] () "Files the agent has open.";
+    PROCESS_THREADS: Process UpDownCounter "process.thread.count" ["{thread}"] () "Threads of the agent.";
+    TICK: Agent Gauge "sonde.sampler.tick" ["1"] () "Number of the tick since the agent started: 1, 2, 3, without a hole.";
+    POINTS: Agent Counter "sonde.sampler.points" ["{point}"] () "Data points recorded since the start, this tick included.";
+    OVERRUNS: Agent Counter "sonde.sampler.overruns" ["{tick}"] () "Ticks that were skipped because an earlier one was still being read.";
+    ERRORS: Agent Counter "sonde.gauge.errors" ["{error}"] ("sonde.family") "Readings that gave no value, or families that could not be read at all.";
+    SPOOL_USAGE: Agent UpDownCounter "sonde.spool.usage" ["By"] () "Bytes that the spool's files occupy.";
+    SPOOL_FRAMES: Agent UpDownCounter "sonde.spool.frames" ["{frame}"] () "Frames that wait in the spool.";
+    SPOOL_WRITTEN: Agent Counter "sonde.spool.written" ["By"] () "Bytes written to the spool's files since the start.";
+    SPOOL_LOST: Agent UpDownCounter "sonde.spool.lost" ["{item}"] ("sonde.class", "sonde.reason") "Items lost since the state folder was made.";
+    UPLINK_PENDING: Agent UpDownCounter "sonde.uplink.pending" ["{item}"] ("sonde.uplink") "Items that wait for an uplink.";
+    UPLINK_WIRE: Agent Counter "sonde.uplink.wire.io" ["By"] ("network.io.direction", "sonde.uplink") "Bytes on the wire, TLS and headers included.";
+    UPLINK_ACKED: Agent Counter "sonde.uplink.acked" ["{item}"] ("sonde.uplink") "Items that the other side acknowledged.";
+    UPLINK_STATE: Agent Gauge "sonde.uplink.state" ["1"] ("sonde.uplink") "0 idle, 1 connecting, 2 up, 3 waiting, 4 circuit open.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    /// The table as it stands in the documentation.
+    fn rendered() -> String {
+        let mut out = String::from("| gauge | unit | kind | attributes | what it is |\n|---|---|---|---|---|\n");
+        let mut family = None;
+        for (gauge, keys) in ALL {
+            if family != Some(gauge.family) {
+                family = Some(gauge.family);
+                let _ = writeln!(out, "| **{}** | | | | |", gauge.family.as_str());
+            }
+            let kind = match gauge.kind {
+                Kind::Gauge => "gauge",
+                Kind::Counter => "counter",
+                Kind::UpDownCounter => "up-down counter",
+            };
+            let keys: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
+            let _ = writeln!(
+                out,
+                "| `{}` | `{}` | {kind} | {} | {} |",
+                gauge.name,
+                gauge.unit,
+                keys.join(", "),
+                gauge.description
+            );
+        }
+        out
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_these_gauges() {
+        let page = include_str!("../../../docs/GAUGES.md");
+        let table = rendered();
+        assert!(page.contains(&table), "docs/GAUGES.md should hold:\n{table}");
+        assert_eq!(page.matches("\n| `").count(), ALL.len(), "rows that no gauge stands for");
+    }
+
+    #[test]
+    fn names_are_unique_and_attribute_keys_are_sorted() {
+        for (at, (gauge, keys)) in ALL.iter().enumerate() {
+            assert!(ALL.iter().skip(at + 1).all(|(other, _)| other.name != gauge.name), "{}", gauge.name);
+            assert!(keys.is_sorted(), "{}", gauge.name);
+        }
+    }
+}

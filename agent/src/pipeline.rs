@@ -1,0 +1,474 @@
+//! From what is due to a stored batch: the shell around the sampler, the
+//! reader thread, the recorder and the encoder. It waits, hands each event to
+//! the pure parts, and does what they say.
+//!
+//! A tick that the reader thread does not answer within [`PATIENCE`] goes on
+//! without it: its families are typed [`Missing::Timeout`] until it returns,
+//! and the agent's own gauges, the tick number among them, are recorded all
+//! the same.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{
+    Link, Span as _, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+    Tracer as _,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
+use crate::gauge::agent::{Agent, Figures};
+use crate::gauge::reader::{Answer, Families, Reader, Report};
+use crate::gauge::{Family, Missing, Readings, Registry};
+use crate::identity::Identity;
+use crate::otlp::Encoder;
+use crate::recorder::{Recorder, Sealed};
+use crate::sampler::{Action, Sampler};
+use crate::spool::Spool;
+use crate::status::{GaugeStatus, SpoolStatus, UplinkStatus};
+use crate::trace::{self, Tracer};
+
+/// The longest that one tick waits for the reader thread. Two hung mounts
+/// take half a second of it once; a healthy host takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that the end waits for the reader thread.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// The longest sleep: timers may not count a suspend, so look at the clock now and then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// People asking at the same time; more wait their turn.
+const ASKERS: usize = 8;
+
+/// What the pipeline is given.
+pub struct PipelineDeps {
+    /// Time.
+    pub clock: Clock,
+    /// Where batches go.
+    pub spool: Spool,
+    /// For spans of ticks and batches.
+    pub tracer: Tracer,
+    /// Read by the agent family.
+    pub spool_status: watch::Receiver<SpoolStatus>,
+    /// Read by the agent family.
+    pub uplink_status: Vec<watch::Receiver<UplinkStatus>>,
+    /// Ends it: the last batch is sealed and stored.
+    pub stop: CancellationToken,
+}
+
+/// A running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// For asking and telling it things.
+    pub handle: PipelineHandle,
+    /// Ends after `stop`; any other end is a bug.
+    pub task: JoinHandle<()>,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PipelineHandle {
+    orders: mpsc::Sender<Order>,
+    figures: Arc<Mutex<Figures>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Latest(oneshot::Sender<Vec<GaugeStatus>>),
+    Reload(Box<Config>),
+}
+
+impl PipelineHandle {
+    /// The latest value of every series, made when asked; empty once the pipeline has ended.
+    pub async fn gauges(&self) -> Vec<GaugeStatus> {
+        let (reply, answer) = oneshot::channel();
+        if self.orders.send(Order::Latest(reply)).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Counts since the start.
+    pub fn figures(&self) -> Figures {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over intervals and batch length of a new configuration.
+    pub async fn reload(&self, config: &Config) {
+        // An ended pipeline has nothing to reload.
+        let _ = self.orders.send(Order::Reload(Box::new(config.clone()))).await;
+    }
+}
+
+/// Starts it. Must be called within a runtime. `Err`: the reader thread could not be started.
+pub fn spawn(config: &Config, identity: &Identity, deps: PipelineDeps) -> std::io::Result<Pipeline> {
+    let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
+    let now = deps.clock.now();
+    let registry = Registry::default();
+    let (orders, inbox) = mpsc::channel(ASKERS);
+    let figures = Arc::new(Mutex::new(Figures::default()));
+    let shell = Shell {
+        sampler: Sampler::new(&config.gauges.families, now.boot_ns),
+        recorder: Recorder::new(registry.clone(), config.batch.length, now),
+        encoder: Encoder::new(&identity.attributes, env!("CARGO_PKG_VERSION")),
+        agent: Agent::new(deps.spool_status, deps.uplink_status),
+        reader,
+        outstanding: None,
+        spare: None,
+        registry,
+        figures: Figures::default(),
+        shared: figures.clone(),
+        clock: deps.clock,
+        spool: deps.spool,
+        tracer: deps.tracer,
+    };
+    Ok(Pipeline {
+        handle: PipelineHandle { orders, figures },
+        task: tokio::spawn(shell.run(inbox, deps.stop)),
+    })
+}
+
+struct Shell {
+    sampler: Sampler,
+    recorder: Recorder,
+    encoder: Encoder,
+    agent: Agent,
+    reader: Reader,
+    /// A request that was not answered in time.
+    outstanding: Option<oneshot::Receiver<Answer>>,
+    spare: Option<Readings>,
+    registry: Registry,
+    figures: Figures,
+    shared: Arc<Mutex<Figures>>,
+    clock: Clock,
+    spool: Spool,
+    tracer: Tracer,
+}
+
+impl Shell {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Order>, stop: CancellationToken) {
+        loop {
+            let now_ns = self.clock.boot_ns();
+            if self.recorder.is_due(now_ns) {
+                self.seal().await;
+            }
+            let wake = match self.sampler.poll(now_ns) {
+                Action::Read(families) => {
+                    self.tick(families).await;
+                    continue;
+                }
+                Action::WakeAt(at) => Some(at),
+                Action::Wait => None,
+            };
+            let wake = [wake, self.recorder.due_at()].into_iter().flatten().min();
+            let sleep = wake.map_or(LONGEST_SLEEP, |at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                // When nobody can ask any more, sampling goes on until it is stopped.
+                Some(order) = inbox.recv() => self.obey(order),
+                () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {}
+            }
+        }
+        self.seal().await;
+        if !self.reader.stop(STOP_PATIENCE).await {
+            log::warn!("a gauge still hangs (a dead mount or bus); the agent ends without waiting for it");
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Latest(reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.recorder.latest(self.clock.boot_ns()));
+            }
+            Order::Reload(config) => {
+                self.sampler.reschedule(&config.gauges.families, self.clock.boot_ns());
+                self.recorder.set_length(config.batch.length);
+            }
+        }
+    }
+
+    async fn tick(&mut self, families: Families) {
+        let mut span = self.tracer.build(trace::routine("tick", SpanKind::Internal));
+        let now = self.clock.now();
+        if self.recorder.steps_at(now) {
+            log::warn!("the wall clock was set; the batch before it is sealed");
+            self.seal().await;
+        }
+        let host: Families = families.iter().filter(|family| *family != Family::Agent).collect();
+        let mut readings = self.read(host, now, &mut span).await;
+        self.figures.ticks += 1;
+        self.figures.overruns = self.sampler.overruns();
+        // Also when the agent family itself is not due: the tick number must have no hole.
+        self.figures.points = self.agent.read(&self.figures, &mut readings);
+        let context = trace::context_of(span.span_context());
+        let context = Some(context).filter(|_| span.span_context().is_sampled());
+        self.recorder.record(now, readings.as_slice(), context);
+        readings.clear();
+        self.spare = Some(readings);
+        span.set_attribute(KeyValue::new("sonde.tick", i64::try_from(self.figures.ticks).unwrap_or(i64::MAX)));
+        span.end();
+        self.sampler.finished(self.clock.boot_ns());
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
+    }
+
+    /// The host's readings; empty where the reader thread does not answer.
+    async fn read(&mut self, families: Families, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) -> Readings {
+        if let Some(late) = &mut self.outstanding {
+            match late.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    self.hung(families, now, span);
+                    return self.buffer();
+                }
+                // What it read belongs to a tick that is over.
+                Ok(_) | Err(oneshot::error::TryRecvError::Closed) => self.outstanding = None,
+            }
+        }
+        let buffer = self.buffer();
+        if families.is_empty() {
+            return buffer;
+        }
+        let mut answer = match self.reader.ask(families, now, buffer) {
+            Ok(answer) => answer,
+            Err(buffer) => {
+                self.hung(families, now, span);
+                return buffer;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, &mut answer).await {
+            Ok(Ok(answer)) => {
+                for report in &answer.reports {
+                    self.note(report, now, span);
+                }
+                answer.readings
+            }
+            Ok(Err(_)) => {
+                self.hung(families, now, span);
+                self.buffer()
+            }
+            Err(_) => {
+                self.outstanding = Some(answer);
+                self.hung(families, now, span);
+                self.buffer()
+            }
+        }
+    }
+
+    fn buffer(&mut self) -> Readings {
+        self.spare.take().unwrap_or_else(|| Readings::new(self.registry.clone()))
+    }
+
+    fn note(&mut self, report: &Report, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) {
+        self.count(report.family, report.errors);
+        match report.failed {
+            None | Some(Missing::Unsupported) => {}
+            Some(missing) => {
+                self.recorder.absent(report.family, missing, now);
+                let text = format!("{} could not be read: {}", report.family.as_str(), missing.as_str());
+                span.set_status(Status::error(text));
+            }
+        }
+    }
+
+    fn hung(&mut self, families: Families, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) {
+        for family in families.iter() {
+            self.count(family, 1);
+            self.recorder.absent(family, Missing::Timeout, now);
+        }
+        span.set_status(Status::error("the gauge-reader thread did not answer in time"));
+    }
+
+    fn count(&mut self, family: Family, errors: u64) {
+        let at = Family::ALL.iter().position(|other| *other == family);
+        if let Some(count) = at.and_then(|at| self.figures.errors.get_mut(at)) {
+            *count += errors;
+        }
+    }
+
+    /// Encodes what was recorded and hands it to the spool.
+    async fn seal(&mut self) {
+        let batches = match self.recorder.sealed() {
+            Some(sealed) => {
+                let links = self.recorder.contexts().map(link).collect();
+                let mut batches = Vec::with_capacity(1);
+                encode(&mut self.encoder, sealed, &self.tracer, links, &mut batches);
+                batches
+            }
+            None => Vec::new(),
+        };
+        let bodies = batches.iter().map(|batch| batch.body.len()).sum();
+        let points = batches.iter().map(|batch| usize::try_from(batch.items).unwrap_or(0)).sum();
+        self.recorder.measured(points, bodies);
+        self.recorder.clear();
+        for batch in batches {
+            let items = u64::from(batch.items);
+            self.figures.batches += 1;
+            if let Err(refused) = self.spool.store(batch).await {
+                self.figures.refused += items;
+                log::warn!("the spool refused a batch of {items} data points: {refused:?}");
+            }
+        }
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
+    }
+}
+
+/// One frame per batch; halves where a body comes out longer than a frame may be.
+fn encode(encoder: &mut Encoder, sealed: Sealed<'_>, tracer: &Tracer, links: Vec<Link>, out: &mut Vec<Batch>) {
+    let body = encoder.metrics(sealed);
+    if body.len() > MAX_BODY
+        && let Some((first, second)) = sealed.halved()
+    {
+        encode(encoder, first, tracer, links.clone(), out);
+        encode(encoder, second, tracer, links, out);
+        return;
+    }
+    let items = sealed.points();
+    let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let builder = trace::routine("publish sonde.metrics", SpanKind::Producer).with_links(links);
+    let mut span = tracer.build(builder);
+    span.set_attribute(KeyValue::new("messaging.operation.name", "publish"));
+    span.set_attribute(KeyValue::new("messaging.operation.type", "create"));
+    span.set_attribute(KeyValue::new("messaging.destination.template", "sonde.metrics"));
+    span.set_attribute(KeyValue::new("messaging.message.body.size", whole(body.len())));
+    span.set_attribute(KeyValue::new("sonde.batch.ticks", whole(sealed.ticks())));
+    span.set_attribute(KeyValue::new("sonde.batch.points", whole(items)));
+    let context = trace::context_of(span.span_context());
+    span.end();
+    let (first, last) = sealed.span();
+    out.push(Batch {
+        signal: Signal::Metrics,
+        class: Class::Normal,
+        codec: Codec::Gzip,
+        items: u32::try_from(items).unwrap_or(u32::MAX),
+        first,
+        last,
+        context: Some(context).filter(|context| context.trace_id != [0; 16]),
+        body,
+    });
+}
+
+fn link(context: &TraceContext) -> Link {
+    let context = SpanContext::new(
+        TraceId::from_bytes(context.trace_id),
+        SpanId::from_bytes(context.span_id),
+        TraceFlags::new(context.flags),
+        false,
+        TraceState::default(),
+    );
+    Link::with_context(context)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::clock::ClockTrust;
+    use crate::config::{Batching, Device, Durability, Gauges, Logging, Paths, Routes, Sampler as Sampling, SpoolLimits, Tracing};
+    use opentelemetry::trace::TracerProvider as _;
+    use std::path::Path;
+
+    /// A configuration for tests: every family each second, nothing to send to.
+    pub(crate) fn config(root: &Path) -> Config {
+        Config {
+            files: Vec::new(),
+            device: Device { service_name: "sonde".into(), ..Device::default() },
+            paths: Paths {
+                state: root.join("state"),
+                runtime: root.join("run"),
+                status_socket: root.join("run/status.sock"),
+                root: root.to_owned(),
+            },
+            clock: ClockTrust::Always,
+            gauges: Gauges {
+                families: Family::ALL.into_iter().map(|family| (family, Duration::from_secs(1))).collect(),
+            },
+            batch: Batching { length: Duration::from_secs(30) },
+            spool: SpoolLimits {
+                quota: 1 << 20,
+                reserve: 0,
+                memory: 1 << 20,
+                loss_window: Duration::from_secs(60),
+                durability: Durability::Window,
+            },
+            otlp: None,
+            mqtt: None,
+            routes: Routes { metrics: Vec::new(), traces: Vec::new(), logs: Vec::new() },
+            trace: Tracing { sampler: Sampling::AlwaysOn, routine_ratio: 1.0, slow: Duration::from_secs(1) },
+            log: Logging { level: log::LevelFilter::Info, send: log::LevelFilter::Warn },
+            shutdown: Duration::from_secs(5),
+        }
+    }
+
+    /// What a default gateway's 30 ticks cost on the wire; the clock is real, its seconds are made.
+    #[test]
+    fn thirty_ticks_of_this_machine_fit_the_budget() {
+        let clock = Clock::new(ClockTrust::Always);
+        let registry = Registry::default();
+        let begun = clock.now();
+        let mut recorder = Recorder::new(registry.clone(), Duration::from_secs(30), begun);
+        let (_spool, spool) = watch::channel(SpoolStatus::default());
+        let uplink = |name: &str| UplinkStatus { name: name.into(), state: "up".into(), ..UplinkStatus::default() };
+        let (up, otlp) = watch::channel(uplink("otlp"));
+        let mut agent = Agent::new(spool, vec![otlp]);
+        let mut sources = crate::gauge::host_sources(Path::new("/"));
+        let mut figures = Figures::default();
+        let mut readings = Readings::new(registry.clone());
+        for tick in 0..30_u64 {
+            let mut now = clock.now();
+            let second = tick * 1_000_000_000 + tick * 37_123 % 1_000_003;
+            now.unix_ns += second;
+            now.boot_ns += second;
+            readings.clear();
+            for source in &mut sources {
+                source.read(now, &mut readings).unwrap();
+            }
+            up.send_modify(|status| status.wire_sent_bytes += 7000);
+            figures.ticks += 1;
+            figures.points = agent.read(&figures, &mut readings);
+            recorder.record(now, readings.as_slice(), None);
+            // Something must change between ticks, as it does within a real second.
+            let until = clock.boot_ns() + 20_000_000;
+            while clock.boot_ns() < until {
+                std::hint::black_box(vec![0_u8; 4096]);
+            }
+        }
+        let sealed = recorder.sealed().unwrap();
+        assert_eq!(u64::try_from(sealed.points()).unwrap(), figures.points);
+        let identity = Identity::find(&config(Path::new("/")));
+        let body = Encoder::new(&identity.attributes, "0").metrics(sealed);
+        let raw = crate::otlp::gunzip(&body, 1 << 24).unwrap();
+        let each = body.len() as f64 / sealed.points() as f64;
+        println!("{} series, {} points, {} raw, {} gzipped, {each:.2} bytes a point", registry.len(), sealed.points(), raw.len(), body.len());
+        assert!(each < 6.0, "{each:.2} bytes a point");
+    }
+
+    fn tracer() -> Tracer {
+        opentelemetry_sdk::trace::SdkTracerProvider::builder().build().tracer("test")
+    }
+
+    #[test]
+    fn a_body_that_is_too_long_is_halved_and_every_point_is_in_one_frame() {
+        let registry = Registry::default();
+        let id = registry.series(&crate::gauge::table::LOAD_1M, &[]).unwrap();
+        let mut recorder = Recorder::new(registry, Duration::from_secs(30), Stamp::default());
+        let mut noise = 1_u64;
+        for tick in 0..20_000_u64.min(4000) {
+            let stamp = Stamp { unix_ns: tick * 1_234_567_891, boot_ns: tick * 1_234_567_891 };
+            let readings: Vec<_> = (0..10).map(|_| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (id, Ok(crate::gauge::Value::Int(noise.cast_signed())))
+            }).collect();
+            recorder.record(stamp, &readings, None);
+        }
+        let mut batches = Vec::new();
+        let sealed = recorder.sealed().unwrap();
+        encode(&mut Encoder::new(&[], "0"), sealed, &tracer(), Vec::new(), &mut batches);
+        assert!(batches.len() > 1 && batches.iter().all(|batch| batch.body.len() <= MAX_BODY));
+        let items: u32 = batches.iter().map(|batch| batch.items).sum();
+        assert_eq!(usize::try_from(items).unwrap(), sealed.points());
+        assert!(batches.windows(2).all(|pair| pair[0].last.boot_ns < pair[1].first.boot_ns));
+        assert!(batches.iter().all(|batch| batch.context.is_some()));
+    }
+}
