@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span as _, SpanKind, Status as SpanStatus, Tracer as _};
+use opentelemetry::trace::{Span as _, SpanKind, Status as SpanStatus};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -97,7 +97,7 @@ struct Daemon {
 
 impl Daemon {
     async fn run(options: Options, env: Env, loaded: Loaded) -> Result<ExitCode, Failure> {
-        for warning in &loaded.warnings {
+        for warning in &loaded.warnings.0 {
             log::warn!("{warning}");
         }
         let config = loaded.config;
@@ -181,7 +181,7 @@ impl Daemon {
                 self.board.reload_refused(problems);
             }
             Ok(loaded) => {
-                for warning in &loaded.warnings {
+                for warning in &loaded.warnings.0 {
                     log::warn!("{warning}");
                 }
                 let config = self.keep_what_needs_a_restart(loaded.config);

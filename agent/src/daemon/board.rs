@@ -101,6 +101,8 @@ impl Snapshot for Board {
         Box::pin(async move {
             let gauges = self.pipeline.gauges().await;
             let now = self.clock.now();
+            let mut uplinks = Vec::new();
+            self.uplinks.each(|uplink| uplinks.push(uplink.clone()));
             Status {
                 schema: SCHEMA,
                 device: self.device.clone(),
@@ -113,7 +115,7 @@ impl Snapshot for Board {
                 },
                 gauges,
                 spool: self.spool.borrow().clone(),
-                uplinks: self.uplinks.statuses(),
+                uplinks,
                 jobs: Vec::new(),
                 config: self
                     .config

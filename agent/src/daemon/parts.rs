@@ -80,7 +80,7 @@ impl Parts {
     }
 
     pub(super) fn pipeline(&self) -> PipelineHandle {
-        self.pipeline.handle()
+        self.pipeline.handle.clone()
     }
 
     /// Puts a new configuration to work. What has been sampled stays where it
@@ -95,7 +95,7 @@ impl Parts {
         roster: &Roster,
     ) {
         self.telemetry.reconfigure(&new.trace, &new.log);
-        self.pipeline.handle().reload(new).await;
+        self.pipeline.handle.reload(new).await;
         let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
         if restart {
             std::mem::take(&mut self.uplinks).replace().await;
@@ -104,8 +104,7 @@ impl Parts {
             .reconfigure(new.spool.clone(), subscriptions(new))
             .await;
         if restart {
-            self.uplinks =
-                Uplinks::start(new, identity, clock, spool, &self.telemetry, roster);
+            self.uplinks = Uplinks::start(new, identity, clock, spool, &self.telemetry, roster);
         }
     }
 

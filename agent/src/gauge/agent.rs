@@ -13,7 +13,8 @@ use super::table::{
     UPLINK_ACKED, UPLINK_PENDING, UPLINK_STATE, UPLINK_WIRE,
 };
 use super::{Family, Missing, Readings, SeriesId, Value};
-use crate::status::{SpoolStatus, UplinkStatus};
+use crate::status::SpoolStatus;
+use crate::uplink::Roster;
 
 /// Kinds of loss that get a series of their own: classes times reasons, with room.
 const MAX_LOSSES: usize = 64;
@@ -39,7 +40,8 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Agent {
     spool: watch::Receiver<SpoolStatus>,
-    uplinks: Vec<(watch::Receiver<UplinkStatus>, Option<UplinkIds>)>,
+    uplinks: Roster,
+    uplink_ids: Vec<(String, UplinkIds)>,
     ids: Option<Ids>,
     losses: Vec<(String, String, Option<SeriesId>)>,
 }
@@ -64,10 +66,11 @@ struct UplinkIds {
 
 impl Agent {
     /// Looks at these.
-    pub fn new(spool: watch::Receiver<SpoolStatus>, uplinks: Vec<watch::Receiver<UplinkStatus>>) -> Self {
+    pub fn new(spool: watch::Receiver<SpoolStatus>, uplinks: Roster) -> Self {
         Self {
             spool,
-            uplinks: uplinks.into_iter().map(|uplink| (uplink, None)).collect(),
+            uplinks,
+            uplink_ids: Vec::new(),
             ids: None,
             losses: Vec::new(),
         }
@@ -80,8 +83,10 @@ impl Agent {
             tick: out.series(&TICK, &[]),
             points: out.series(&POINTS, &[]),
             overruns: out.series(&OVERRUNS, &[]),
-            errors: Family::ALL.map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
-            spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN].map(|gauge| out.series(gauge, &[])),
+            errors: Family::ALL
+                .map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
+            spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN]
+                .map(|gauge| out.series(gauge, &[])),
         });
         out.put(ids.tick, Value::whole(figures.ticks));
         out.put(ids.overruns, Value::whole(figures.overruns));
@@ -91,7 +96,11 @@ impl Agent {
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
         let mut points = figures.points;
-        let taken = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        let taken = out
+            .as_slice()
+            .iter()
+            .filter(|(_, value)| value.is_ok())
+            .count();
         points = points.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
         if ids.points.is_some() {
             points = points.saturating_add(1);
@@ -116,9 +125,13 @@ impl Agent {
                 None if self.losses.len() < MAX_LOSSES => {
                     let id = out.series(
                         &SPOOL_LOST,
-                        &[("sonde.class", found(&lost.class)), ("sonde.reason", found(&lost.reason))],
+                        &[
+                            ("sonde.class", found(&lost.class)),
+                            ("sonde.reason", found(&lost.reason)),
+                        ],
                     );
-                    self.losses.push((lost.class.clone(), lost.reason.clone(), id));
+                    self.losses
+                        .push((lost.class.clone(), lost.reason.clone(), id));
                     id
                 }
                 None => continue,
@@ -128,31 +141,40 @@ impl Agent {
     }
 
     fn read_uplinks(&mut self, out: &mut Readings) {
-        for (uplink, ids) in &mut self.uplinks {
-            let status = uplink.borrow();
+        let known = &mut self.uplink_ids;
+        self.uplinks.each(|status| {
             // Before it has published anything an uplink has no name.
             if status.name.is_empty() {
-                continue;
+                return;
             }
-            let ids = *ids.get_or_insert_with(|| {
+            let at = known.iter().position(|(name, _)| *name == status.name);
+            let at = at.unwrap_or_else(|| {
                 let name = || ("sonde.uplink", found(&status.name));
-                let wire = |direction| {
-                    out.series(&UPLINK_WIRE, &[("network.io.direction", text(direction)), name()])
+                let wire = |out: &mut Readings, direction| {
+                    out.series(
+                        &UPLINK_WIRE,
+                        &[("network.io.direction", text(direction)), name()],
+                    )
                 };
-                UplinkIds {
+                let ids = UplinkIds {
                     pending: out.series(&UPLINK_PENDING, &[name()]),
-                    sent: wire("transmit"),
-                    received: wire("receive"),
+                    sent: wire(out, "transmit"),
+                    received: wire(out, "receive"),
                     acked: out.series(&UPLINK_ACKED, &[name()]),
                     state: out.series(&UPLINK_STATE, &[name()]),
-                }
+                };
+                known.push((status.name.clone(), ids));
+                known.len() - 1
             });
+            let Some((_, ids)) = known.get(at) else {
+                return;
+            };
             out.put(ids.pending, Value::whole(status.pending_items));
             out.put(ids.sent, Value::whole(status.wire_sent_bytes));
             out.put(ids.received, Value::whole(status.wire_received_bytes));
             out.put(ids.acked, Value::whole(status.acked_items));
             out.put(ids.state, state(&status.state));
-        }
+        });
     }
 }
 
@@ -171,26 +193,59 @@ fn state(word: &str) -> Result<Value, Missing> {
 mod tests {
     use super::*;
     use crate::gauge::{Registry, table};
-    use crate::status::LostStatus;
+    use crate::status::{LostStatus, UplinkStatus};
 
     #[test]
     fn points_count_everything_up_to_and_with_this_tick() {
-        let lost = LostStatus { class: "normal".into(), reason: "quota".into(), frames: 1, items: 9, first_unix_ns: 0, last_unix_ns: 0 };
-        let (_spool, spool) = watch::channel(SpoolStatus { lost: vec![lost], ..SpoolStatus::default() });
-        let (_up, up) = watch::channel(UplinkStatus { name: "otlp".into(), state: "odd".into(), ..UplinkStatus::default() });
+        let lost = LostStatus {
+            class: "normal".into(),
+            reason: "quota".into(),
+            frames: 1,
+            items: 9,
+            first_unix_ns: 0,
+            last_unix_ns: 0,
+        };
+        let (_spool, spool) = watch::channel(SpoolStatus {
+            lost: vec![lost],
+            ..SpoolStatus::default()
+        });
+        let (_up, up) = watch::channel(UplinkStatus {
+            name: "otlp".into(),
+            state: "odd".into(),
+            ..UplinkStatus::default()
+        });
         let (_unborn, unborn) = watch::channel(UplinkStatus::default());
-        let mut agent = Agent::new(spool, vec![up, unborn]);
+        let roster = Roster::default();
+        roster.set([up, unborn].into_iter());
+        let mut agent = Agent::new(spool, roster);
         let mut out = Readings::new(Registry::default());
         let host = out.series(&table::LOAD_1M, &[]);
         out.put(host, Ok(Value::Int(1)));
         out.put(host, Err(Missing::Gone));
-        let figures = Figures { ticks: 7, points: 100, ..Figures::default() };
+        let figures = Figures {
+            ticks: 7,
+            points: 100,
+            ..Figures::default()
+        };
         let points = agent.read(&figures, &mut out);
-        let good = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        let good = out
+            .as_slice()
+            .iter()
+            .filter(|(_, value)| value.is_ok())
+            .count();
         assert_eq!(points, 100 + u64::try_from(good).unwrap());
-        assert_eq!(out.value("sonde.sampler.points"), Some(Value::whole(points)));
+        assert_eq!(
+            out.value("sonde.sampler.points"),
+            Some(Value::whole(points))
+        );
         assert_eq!(out.value("sonde.sampler.tick"), Some(Ok(Value::Int(7))));
-        assert_eq!(out.value("sonde.spool.lost sonde.class=normal sonde.reason=quota"), Some(Ok(Value::Int(9))));
-        assert_eq!(out.value("sonde.uplink.state sonde.uplink=otlp"), Some(Err(Missing::Garbage)));
+        assert_eq!(
+            out.value("sonde.spool.lost sonde.class=normal sonde.reason=quota"),
+            Some(Ok(Value::Int(9)))
+        );
+        assert_eq!(
+            out.value("sonde.uplink.state sonde.uplink=otlp"),
+            Some(Err(Missing::Garbage))
+        );
     }
 }

@@ -67,9 +67,9 @@ impl Roster {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = uplinks.collect();
     }
 
-    /// Everybody's latest figures.
-    pub fn statuses(&self) -> Vec<UplinkStatus> {
+    /// Looks at everybody's latest figures, without a copy.
+    pub fn each(&self, mut look: impl FnMut(&UplinkStatus)) {
         let uplinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        uplinks.iter().map(|uplink| uplink.borrow().clone()).collect()
+        uplinks.iter().for_each(|uplink| look(&uplink.borrow()));
     }
 }
