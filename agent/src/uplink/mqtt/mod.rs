@@ -6,7 +6,8 @@
 //! link is noticed within two keep-alives; a broker's no holds the data
 //! unless it is about that one message. It refuses to keep a second copy of
 //! anything: what is unacknowledged when a connection ends goes back to the
-//! spool and comes again, marked `sonde-resent`.
+//! spool and comes again, marked `sonde-resent`. A frame too large for the broker
+//! goes out in pieces, each named for its place in the frame ([`piece`]).
 //!
 //! ```text
 //! {prefix}/state                              retained: online, stopped, or (last will) offline
@@ -50,6 +51,7 @@ mod link;
 #[cfg(test)]
 mod mosquitto_tests;
 mod packet;
+mod piece;
 mod reason;
 mod session;
 #[cfg(test)]

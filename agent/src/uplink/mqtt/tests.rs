@@ -11,10 +11,10 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PubAck, PubAckReason, Publish,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::link::{Frames, run};
+use super::piece::{Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::{Attempt, Keep, Plan, States, Verdict};
 use super::topics::Topics;
@@ -43,6 +43,41 @@ pub(super) fn frame(seq: u64, body: &[u8]) -> Frame {
         },
         resent: false,
     }
+}
+
+/// A real request of gauge points, gzipped.
+pub(super) fn frame_of_points(seq: u64, points: u64) -> Frame {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::metrics::v1::{
+        Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data,
+        number_data_point::Value,
+    };
+    use prost::Message as _;
+    let point = |at: u64| NumberDataPoint {
+        time_unix_nano: at,
+        // Noise, so that packing does not make it tiny.
+        value: Some(Value::AsInt(at.wrapping_mul(0x9e37_79b9_7f4a_7c15) as i64)),
+        ..NumberDataPoint::default()
+    };
+    let gauge = Gauge {
+        data_points: (1..=points).map(point).collect(),
+    };
+    let metrics = vec![Metric {
+        name: "x".to_owned(),
+        data: Some(Data::Gauge(gauge)),
+        ..Metric::default()
+    }];
+    let request = ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            scope_metrics: vec![ScopeMetrics {
+                metrics,
+                ..ScopeMetrics::default()
+            }],
+            ..ResourceMetrics::default()
+        }],
+    };
+    let body = crate::uplink::split::gzip(&request.encode_to_vec()).expect("packs");
+    frame(seq, &body)
 }
 
 pub(super) fn plan() -> Plan {
@@ -74,7 +109,6 @@ pub(super) struct Queue {
     pub(super) waiting: VecDeque<Frame>,
     pub(super) settled: Vec<(u64, Verdict)>,
     pub(super) online: u32,
-    pub(super) verdicts: Option<mpsc::UnboundedSender<u64>>,
 }
 
 impl Queue {
@@ -100,15 +134,12 @@ impl Frames for Queue {
         }
     }
 
-    async fn take(&mut self, _drain: bool) -> Option<Frame> {
-        self.waiting.pop_front()
+    async fn take(&mut self, _drain: bool) -> Option<Piece> {
+        self.waiting.pop_front().map(Piece::whole)
     }
 
-    fn settled(&mut self, id: FrameId, verdict: Verdict) {
-        self.settled.push((id.seq, verdict));
-        if let Some(verdicts) = &self.verdicts {
-            let _ = verdicts.send(id.seq);
-        }
+    fn settled(&mut self, id: PieceId, verdict: Verdict) {
+        self.settled.push((id.frame.seq, verdict));
     }
 }
 
@@ -412,7 +443,7 @@ async fn bytes_in_flight_are_bounded_besides_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_over_the_brokers_packet_size_is_condemned_and_not_sent() {
+async fn a_frame_over_the_brokers_packet_size_is_said_to_be_too_large_and_not_sent() {
     let properties = ConnAckProperties {
         max_packet_size: Some(300),
         ..no_properties()
@@ -428,7 +459,7 @@ async fn a_frame_over_the_brokers_packet_size_is_condemned_and_not_sent() {
         broker.ack(last.pkid).await;
     };
     let (_, queue) = meet(plan(), attempt(), queue, script).await;
-    let [(1, Verdict::Condemned(why)), (2, Verdict::Delivered)] = queue.settled.as_slice() else {
+    let [(1, Verdict::TooLarge(why)), (2, Verdict::Delivered)] = queue.settled.as_slice() else {
         panic!("{:?}", queue.settled);
     };
     assert!(why.contains("the broker takes at most 300"), "{why}");
@@ -461,7 +492,7 @@ async fn reason_codes_decide_what_becomes_of_a_frame() {
         (0x80, "again"),
         (0xfe, "again"),
         (0x99, "condemned"),
-        (0x95, "condemned"),
+        (0x95, "too large"),
     ] {
         let script = async |mut broker: Broker, stop: Stop| {
             broker.welcome(None).await;
@@ -476,6 +507,7 @@ async fn reason_codes_decide_what_becomes_of_a_frame() {
             [(1, Verdict::Delivered)] => "delivered",
             [(1, Verdict::Again(_))] => "again",
             [(1, Verdict::Condemned(_))] => "condemned",
+            [(1, Verdict::TooLarge(_))] => "too large",
             other => panic!("{other:?}"),
         };
         assert_eq!(
