@@ -23,7 +23,7 @@ use crate::clock::{Clock, ClockTrust};
 use crate::config::{Delivery, MqttUplink, Tls};
 use crate::frame::{Frame, FrameId};
 use crate::spool::{Lane, Outcome, Pending};
-use crate::uplink::mqtt::tests::{frame, frame_of_points};
+use crate::uplink::mqtt::script::{frame, frame_of_points};
 use crate::uplink::{Stop, Uplink};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -88,7 +88,7 @@ impl fmt::Display for PieceId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uplink::mqtt::tests::frame_of_points;
+    use crate::uplink::mqtt::script::frame_of_points;
 
     #[test]
     fn halves_of_a_packed_frame_are_packed_frames_named_by_their_place() {
