@@ -37,6 +37,10 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// the wrong server, and it must not empty the backlog.
 const CONDEMNED_IN_A_ROW: u32 = 10;
 
+/// A connection that ends sooner, without a word about any frame, was never
+/// one: connecting again at once would spin.
+const CLOSED_AT_ONCE_NS: u64 = SECOND_NS;
+
 /// The drain rate is a mean over about this long.
 const RATE_WINDOW_NS: u64 = 60 * SECOND_NS;
 
@@ -143,8 +147,11 @@ pub struct Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Away,
-    /// Connected since then.
-    Linked(u64),
+    /// Connected since then; `answered`: it has said anything about a frame.
+    Linked {
+        since: u64,
+        answered: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,7 +256,10 @@ impl Delivery {
     /// A connection was made. After an outage the first send waits a random
     /// part of `first_send_jitter`, so that a fleet does not stampede.
     pub fn connected(&mut self, now: u64) {
-        self.link = Link::Linked(now);
+        self.link = Link::Linked {
+            since: now,
+            answered: false,
+        };
         let after_outage = matches!(self.shown, Shown::Down { .. } | Shown::Held { .. });
         if after_outage {
             let jitter = self.random.part_of(self.settings.first_send_jitter);
@@ -276,18 +286,24 @@ impl Delivery {
         change
     }
 
-    /// The connection ended without anybody's fault (an idle keep-alive that
-    /// the server closed): connect again when there is something to send.
-    pub fn closed(&mut self, now: u64) {
-        self.link = Link::Away;
-        self.unprobe();
-        self.note_state(now);
+    /// The connection ended while nothing was under way. An idle keep-alive
+    /// that the server closed is nobody's fault: connect again when there is
+    /// something to send. One that was closed as soon as it was made is a failure.
+    pub fn closed(&mut self, now: u64) -> Option<Change> {
+        let Link::Linked { since, answered } = self.link else {
+            return None;
+        };
+        if !answered && now.saturating_sub(since) < CLOSED_AT_ONCE_NS {
+            return self.failed(now, "the server closed the connection at once", None);
+        }
+        self.part(now);
+        None
     }
 
     /// An attempt to connect, or the connection, failed. Frames in flight were returned.
     pub fn failed(&mut self, now: u64, why: &str, after: Option<Duration>) -> Option<Change> {
         // A connection that held for longer than any backoff was a good one: start afresh.
-        if let Link::Linked(since) = self.link
+        if let Link::Linked { since, .. } = self.link
             && self.shown == Shown::Up
             && now.saturating_sub(since) > nanos(self.settings.backoff.1)
         {
@@ -343,6 +359,9 @@ impl Delivery {
         linked: bool,
     ) -> Option<Change> {
         self.unprobe();
+        if let Link::Linked { answered, .. } = &mut self.link {
+            *answered = true;
+        }
         match verdict {
             Verdict::Delivered { rejected_items } => {
                 self.failures = 0;
@@ -356,7 +375,7 @@ impl Delivery {
                 figures.rejected_items += rejected_items;
                 let change = self.answered(now);
                 if !linked {
-                    self.closed(now);
+                    self.part(now);
                 }
                 change
             }
@@ -370,7 +389,7 @@ impl Delivery {
             }
             Verdict::Split => {
                 if !linked {
-                    self.closed(now);
+                    self.part(now);
                 }
                 None
             }
@@ -388,7 +407,7 @@ impl Delivery {
                     );
                 }
                 if !linked {
-                    self.closed(now);
+                    self.part(now);
                 }
                 None
             }
@@ -454,6 +473,12 @@ impl Delivery {
         }
         let rate = self.rate.bytes_a_second(now)?;
         Some((pending.bytes as f64 / rate).max(0.0))
+    }
+
+    fn part(&mut self, now: u64) {
+        self.link = Link::Away;
+        self.unprobe();
+        self.note_state(now);
     }
 
     fn back_off(&mut self, now: u64, why: &str, after: Option<Duration>) -> Option<Change> {
@@ -548,7 +573,7 @@ pub fn of_status(code: u16, retry_after: Option<Duration>, said: &str) -> Verdic
         300..=399 => hold("redirects are not followed: put the final address into `endpoint`"),
         401 => hold("renew the token in `headers_file` (it is read again by itself)"),
         403 => hold("the token or certificate lacks the right to write here"),
-        404 | 405 => hold("check `endpoint` and the path of this signal"),
+        404 | 405 => hold("check `endpoint` and the path, or route this signal elsewhere"),
         407 => hold("a proxy in between wants credentials of its own"),
         415 => {
             hold("it does not take OTLP as gzipped protobuf: try `gzip = false`, check the path")

@@ -269,7 +269,7 @@ fn the_first_send_after_an_outage_waits_a_random_part_but_not_the_first_of_all()
     assert!(matches!(delivery.next(0, waiting(1, 0)), Step::Send(_)));
     exchange(&mut delivery, 0, &DELIVERED);
     // An idle connection that was closed is no outage.
-    delivery.closed(0);
+    assert_eq!(delivery.closed(0), None);
     delivery.connected(0);
     assert!(matches!(delivery.next(0, waiting(1, 0)), Step::Send(_)));
     let mut longest = 0;
@@ -418,4 +418,30 @@ fn http_dates_know_leap_years() {
         http_date("Fri, 31 Dec 2100 23:59:59 GMT"),
         Some(4_133_980_799)
     );
+}
+
+#[test]
+fn a_server_that_closes_every_connection_at_once_is_not_dialled_in_a_loop() {
+    let mut delivery = machine();
+    let (mut now, mut dialled) = (0, 0);
+    while now < 3600 * S {
+        match delivery.next(now, waiting(1, 0)) {
+            Step::Connect => {
+                dialled += 1;
+                delivery.connected(now);
+                delivery.closed(now + 1);
+            }
+            Step::WaitUntil(at) => now = at,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(dialled < 60, "{dialled}");
+}
+
+#[test]
+fn an_idle_connection_may_be_closed_without_a_failure() {
+    let mut delivery = linked(settings());
+    assert_eq!(delivery.closed(60 * S), None);
+    assert_eq!(delivery.next(60 * S, waiting(1, 0)), Step::Connect);
+    assert_eq!(delivery.closed(61 * S), None, "there is none to close");
 }

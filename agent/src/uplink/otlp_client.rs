@@ -294,7 +294,7 @@ impl Client {
             (_, 401 | 403) => self.reread = true,
             _ => {}
         }
-        self.struck_out(meaning.verdict)
+        self.for_people(meaning.verdict, self.path(signal))
     }
 
     /// One request. The flag of the error: the connection had only been idle for too long.
@@ -340,11 +340,7 @@ impl Client {
         body: Bytes,
         gzip: bool,
     ) -> Result<Request<Full<Bytes>>, String> {
-        let path = match signal {
-            Signal::Traces => &self.config.paths.traces,
-            Signal::Logs => &self.config.paths.logs,
-            Signal::Metrics | Signal::Message => &self.config.paths.metrics,
-        };
+        let path = self.path(signal);
         let uri: Uri = path
             .parse()
             .map_err(|error| format!("`{path}` is no request path ({error}); check `paths`"))?;
@@ -425,19 +421,29 @@ impl Client {
         Verdict::Retry { after: None, why }
     }
 
-    fn struck_out(&self, verdict: Verdict) -> Verdict {
+    /// Names the path, since signals have different ones, and strikes secrets out.
+    fn for_people(&self, verdict: Verdict, path: &str) -> Verdict {
+        let told = |words: &str| format!("{path}: {}", self.secret.strike_out(words));
         match verdict {
             Verdict::Retry { after, why } => Verdict::Retry {
                 after,
-                why: self.secret.strike_out(&why),
+                why: told(&why),
             },
             Verdict::Condemn { reason } => Verdict::Condemn {
-                reason: self.secret.strike_out(&reason),
+                reason: told(&reason),
             },
             Verdict::Hold { reason } => Verdict::Hold {
-                reason: self.secret.strike_out(&reason),
+                reason: told(&reason),
             },
             other => other,
+        }
+    }
+
+    fn path(&self, signal: Signal) -> &str {
+        match signal {
+            Signal::Traces => &self.config.paths.traces,
+            Signal::Logs => &self.config.paths.logs,
+            Signal::Metrics | Signal::Message => &self.config.paths.metrics,
         }
     }
 

@@ -433,6 +433,51 @@ async fn a_damaged_body_is_condemned_when_it_must_be_opened() {
     assert!(matches!(verdict, Verdict::Condemn { reason } if reason.contains("cannot be read")));
 }
 
+/// Keeps what spans say when they end.
+#[derive(Clone, Debug, Default)]
+struct Ended(Arc<Mutex<Vec<String>>>);
+
+impl opentelemetry_sdk::trace::SpanProcessor for Ended {
+    fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: opentelemetry_sdk::trace::SpanData) {
+        let line = format!("{} {:?} {:?}", span.name, span.span_kind, span.status);
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn force_flush(&self) -> opentelemetry_sdk::error::OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> opentelemetry_sdk::error::OTelSdkResult {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_to_connect_is_one_span_and_an_upload_is_none() {
+    let (port, _) = serve(|_, _| empty(200)).await;
+    let ended = Ended::default();
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(ended.clone())
+        .build();
+    let mut client = client(config(port));
+    client.tracer = provider.tracer("test");
+    for _ in 0..5 {
+        assert_eq!(client.send(&frame(1)).await, DELIVERED);
+    }
+    client.disconnect();
+    client.dialer.port = 1;
+    assert_retry(&client.send(&frame(1)).await, "refused");
+    let ended = ended.0.lock().unwrap();
+    assert_eq!(ended.len(), 2, "{ended:?}");
+    assert_eq!(ended[0], "connect otlp Client Unset");
+    assert!(
+        ended[1].starts_with("connect otlp Client Error"),
+        "{ended:?}"
+    );
+}
+
 // TLS, with certificates made on the spot.
 
 struct Authority {

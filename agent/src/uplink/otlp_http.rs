@@ -48,7 +48,7 @@ struct Shell {
     pending: watch::Receiver<Pending>,
     status: watch::Sender<UplinkStatus>,
     published: u64,
-    /// Asked for at least one connection: the first is made before there is anything to send.
+    /// The last attempt to connect succeeded, so the next can wait until there is something to send.
     dialled: bool,
     credentials: Vec<Option<(SystemTime, u64)>>,
     looked: u64,
@@ -92,7 +92,8 @@ impl Shell {
             let pending = *self.pending.borrow_and_update();
             let nothing = pending.live == 0 && pending.backlog == 0;
             if !self.client.is_connected() {
-                self.delivery.closed(now);
+                let change = self.delivery.closed(now);
+                self.announce(change);
             }
             self.look_at_credentials(now);
             let step = self.delivery.next(now, pending);
@@ -116,13 +117,13 @@ impl Shell {
     }
 
     async fn connect(&mut self) {
-        self.dialled = true;
         let stop = self.world.stop.now.clone();
         let made = tokio::select! {
             made = self.client.connect() => made,
             () = stop.cancelled() => return,
         };
         let now = self.now();
+        self.dialled = made.is_ok();
         let change = match made {
             Ok(()) => {
                 self.delivery.connected(now);
@@ -254,8 +255,8 @@ impl Shell {
                 self.credentials = found;
                 // The server may have judged the whole connection by its certificate.
                 self.client.disconnect();
+                let _ = self.delivery.closed(now);
                 self.delivery.mended(now);
-                self.delivery.closed(now);
             }
         }
     }
@@ -286,3 +287,7 @@ impl Shell {
         self.world.clock.boot_ns()
     }
 }
+
+#[cfg(test)]
+#[path = "otlp_http_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Between a connection and the spool: asks `delivery` which lane is next,
 //! takes frames, settles them, publishes the status, says what changed.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::link::Frames;
+use super::piece::{Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
@@ -65,10 +67,12 @@ pub(super) struct Feed<S> {
     pending: watch::Receiver<Pending>,
     lane: Lane,
     dry: bool,
-    /// The broker put the last frame off: a drain must not press it.
-    put_off: bool,
-    /// Given out and not settled. As many as the window at most.
+    /// Frames given out and not settled. As many as the window at most.
     flight: Vec<Flight>,
+    /// Their pieces on the way; the bodies are shared with what was sent.
+    sent: Vec<Piece>,
+    /// Their pieces that are still to be sent.
+    cut: VecDeque<Piece>,
     wire: Arc<Wire>,
     status: watch::Sender<UplinkStatus>,
     span: Option<Span>,
@@ -78,6 +82,10 @@ struct Flight {
     id: FrameId,
     items: u32,
     bytes: usize,
+    /// Pieces without a verdict.
+    open: u32,
+    /// Why a piece of it was given up.
+    lost: Option<String>,
 }
 
 impl<S: Store> Feed<S> {
@@ -95,8 +103,9 @@ impl<S: Store> Feed<S> {
             delivery,
             lane: Lane::Live,
             dry: false,
-            put_off: false,
             flight: Vec::new(),
+            sent: Vec::new(),
+            cut: VecDeque::new(),
             wire,
             status,
             span: None,
@@ -133,6 +142,8 @@ impl<S: Store> Feed<S> {
     pub(super) fn ended(&mut self, end: End) {
         self.store.link(false);
         self.flight.clear();
+        self.sent.clear();
+        self.cut.clear();
         self.dry = false;
         if let Some(mut span) = self.span.take() {
             if end.reaction != Reaction::Finished {
@@ -164,6 +175,37 @@ impl<S: Store> Feed<S> {
     fn end(&self, mut span: Span) {
         let now = Duration::from_nanos(self.clock.now().unix_ns);
         span.end_with_timestamp(std::time::UNIX_EPOCH + now);
+    }
+
+    /// Settles a frame once all its pieces are, or at once when it is to come again.
+    fn finish(&mut self, at: usize, again: Option<String>) {
+        let open = self.flight.get(at).map_or(0, |flight| flight.open);
+        if again.is_none() && open > 0 {
+            return;
+        }
+        let flight = self.flight.swap_remove(at);
+        let id = flight.id;
+        self.cut.retain(|piece| piece.frame.id != id);
+        self.sent.retain(|piece| piece.frame.id != id);
+        let (outcome, verdict) = match (again, flight.lost) {
+            (Some(why), _) => (
+                Outcome::Returned,
+                delivery::Verdict::Retry { after: None, why },
+            ),
+            (None, Some(reason)) => (
+                Outcome::Condemned(reason.clone()),
+                delivery::Verdict::Condemn { reason },
+            ),
+            (None, None) => (
+                Outcome::Delivered,
+                delivery::Verdict::Delivered { rejected_items: 0 },
+            ),
+        };
+        self.store.settle(id, outcome);
+        let now = self.clock.boot_ns();
+        let (items, bytes) = (flight.items, flight.bytes);
+        let change = self.delivery.settled(now, &verdict, items, bytes, true);
+        self.tell(change);
     }
 
     /// State changes are logged once each, here.
@@ -208,6 +250,9 @@ impl<S: Store> Frames for Feed<S> {
     }
 
     async fn ready(&mut self) {
+        if !self.cut.is_empty() {
+            return;
+        }
         loop {
             if self.dry {
                 // Its end is news only if the watch has any; either way it is worth asking again.
@@ -233,12 +278,16 @@ impl<S: Store> Frames for Feed<S> {
         }
     }
 
-    async fn take(&mut self, drain: bool) -> Option<Frame> {
+    async fn take(&mut self, drain: bool) -> Option<Piece> {
+        if let Some(piece) = self.cut.pop_front() {
+            self.sent.push(piece.clone());
+            return Some(piece);
+        }
         let mut lane = self.lane;
         let mut frame = None;
         if drain {
             // A refusal still counts: what is held or put off stays for the next start.
-            if self.delivery.is_held() || self.put_off {
+            if self.delivery.is_down() {
                 return None;
             }
             for either in [Lane::Live, Lane::Backlog] {
@@ -260,39 +309,48 @@ impl<S: Store> Frames for Feed<S> {
             id: frame.id,
             items: frame.batch.items,
             bytes,
+            open: 1,
+            lost: None,
         });
-        Some(frame)
+        let piece = Piece::whole(frame);
+        self.sent.push(piece.clone());
+        Some(piece)
     }
 
-    fn settled(&mut self, id: FrameId, verdict: Verdict) {
-        let Some(at) = self.flight.iter().position(|flight| flight.id == id) else {
+    fn settled(&mut self, id: PieceId, verdict: Verdict) {
+        let Some(at) = self.sent.iter().position(|piece| piece.id() == id) else {
             return;
         };
-        let flight = self.flight.swap_remove(at);
-        let (outcome, verdict) = match verdict {
-            Verdict::Delivered => (
-                Outcome::Delivered,
-                delivery::Verdict::Delivered { rejected_items: 0 },
-            ),
-            Verdict::Condemned(reason) => {
-                log::warn!("uplink mqtt: gave up frame {id}: {reason}");
-                (
-                    Outcome::Condemned(reason.clone()),
-                    delivery::Verdict::Condemn { reason },
-                )
-            }
-            Verdict::Again(why) => (
-                Outcome::Returned,
-                delivery::Verdict::Retry { after: None, why },
-            ),
+        let piece = self.sent.swap_remove(at);
+        let Some(at) = self.flight.iter().position(|f| f.id == id.frame) else {
+            return;
         };
-        self.put_off = outcome == Outcome::Returned;
-        self.store.settle(id, outcome);
-        let now = self.clock.boot_ns();
-        let change = self
-            .delivery
-            .settled(now, &verdict, flight.items, flight.bytes, true);
-        self.tell(change);
+        let Some(flight) = self.flight.get_mut(at) else {
+            return;
+        };
+        let verdict = match verdict {
+            Verdict::TooLarge(why) => match piece.halves() {
+                Some((one, two)) => {
+                    log::debug!("uplink mqtt: {id} goes out in two pieces: {why}");
+                    flight.open += 1;
+                    self.cut.push_front(two);
+                    self.cut.push_front(one);
+                    return;
+                }
+                None => Verdict::Condemned(why),
+            },
+            verdict => verdict,
+        };
+        flight.open = flight.open.saturating_sub(1);
+        match verdict {
+            Verdict::Again(why) => self.finish(at, Some(why)),
+            Verdict::Condemned(reason) | Verdict::TooLarge(reason) => {
+                log::warn!("uplink mqtt: gave up {id}: {reason}");
+                flight.lost = Some(reason);
+                self.finish(at, None);
+            }
+            Verdict::Delivered => self.finish(at, None),
+        }
     }
 
     fn look(&mut self) {

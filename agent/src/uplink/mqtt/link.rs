@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::packet;
+use super::piece::{Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::{Attempt, Change, Plan, Session, Verdict, closed, not_mqtt};
-use crate::frame::{Frame, FrameId};
 use crate::uplink::Stop;
 
 /// Room for a read; acknowledgements have 4 bytes.
@@ -43,10 +43,10 @@ pub(super) trait Frames {
 
     /// A frame, if there is one after all. Not raced with anything: bounded.
     /// `drain`: we are about to end, pacing no longer matters.
-    fn take(&mut self, drain: bool) -> impl Future<Output = Option<Frame>> + Send;
+    fn take(&mut self, drain: bool) -> impl Future<Output = Option<Piece>> + Send;
 
     /// What became of one.
-    fn settled(&mut self, id: FrameId, verdict: Verdict);
+    fn settled(&mut self, id: PieceId, verdict: Verdict);
 
     /// Called every [`LOOK`] while connected, for figures that change by themselves.
     fn look(&mut self) {}
@@ -192,7 +192,13 @@ where
             let Some(packet) = packet else { break };
             match self.session.received(packet, now, &mut self.out)? {
                 Some(Change::Online) => frames.online(),
-                Some(Change::Settled(id, verdict)) => frames.settled(id, verdict),
+                Some(Change::Settled(id, verdict)) => {
+                    if matches!(verdict, Verdict::TooLarge(_)) {
+                        // It may have been cut: there is more to drain.
+                        self.drained = false;
+                    }
+                    frames.settled(id, verdict);
+                }
                 None => {}
             }
             if self.session.gone() {
@@ -209,13 +215,13 @@ where
 
     /// Sends one frame, if there is one; the rest follows when it is written.
     async fn send_next<F: Frames>(&mut self, frames: &mut F, drain: bool) {
-        let Some(frame) = frames.take(drain).await else {
+        let Some(piece) = frames.take(drain).await else {
             self.drained = drain;
             return;
         };
         let now = self.began.elapsed();
-        if let Some(verdict) = self.session.publish(&frame, now, &mut self.out) {
-            frames.settled(frame.id, verdict);
+        if let Some(verdict) = self.session.publish(&piece, now, &mut self.out) {
+            frames.settled(piece.id(), verdict);
         }
         self.unflushed |= !self.out.is_empty();
     }

@@ -6,7 +6,8 @@
 //! link is noticed within two keep-alives; a broker's no holds the data
 //! unless it is about that one message. It refuses to keep a second copy of
 //! anything: what is unacknowledged when a connection ends goes back to the
-//! spool and comes again, marked `sonde-resent`.
+//! spool and comes again, marked `sonde-resent`. A frame too large for the broker
+//! goes out in pieces, each named for its place in the frame (`piece`).
 //!
 //! ```text
 //! {prefix}/state                              retained: online, stopped, or (last will) offline
@@ -17,10 +18,10 @@
 //! the retries and 14 MB of tables, drops what is pending when a session is
 //! lost, cannot be told to give up a link that swallows everything, and reports
 //! TLS and name errors as text. Everything it keeps, the spool keeps better. So
-//! only `rumqttc::v5::mqttbytes` is used ([`packet`]), [`session`] decides
-//! (pure), [`link`] moves bytes over [`dial::Stream`](super::dial::Stream),
+//! only `rumqttc::v5::mqttbytes` is used (`packet`), `session` decides
+//! (pure), `link` moves bytes over [`dial::Stream`](super::dial::Stream),
 //! where DNS, TCP and TLS errors are typed and every byte on the wire is
-//! counted; [`feed`] stands between it, the spool and `delivery`.
+//! counted; `feed` stands between it, the spool and `delivery`.
 //!
 //! Each connection is new from the ground: packet ids, window, limits.
 
@@ -50,7 +51,10 @@ mod link;
 #[cfg(test)]
 mod mosquitto_tests;
 mod packet;
+mod piece;
 mod reason;
+#[cfg(test)]
+mod script;
 mod session;
 #[cfg(test)]
 mod tests;

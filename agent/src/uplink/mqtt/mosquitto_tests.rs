@@ -23,7 +23,7 @@ use crate::clock::{Clock, ClockTrust};
 use crate::config::{Delivery, MqttUplink, Tls};
 use crate::frame::{Frame, FrameId};
 use crate::spool::{Lane, Outcome, Pending};
-use crate::uplink::mqtt::tests::frame;
+use crate::uplink::mqtt::script::{frame, frame_of_points};
 use crate::uplink::{Stop, Uplink};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -153,17 +153,14 @@ impl Mosquitto {
             .expect("comes with mosquitto");
         assert!(made.status.success());
         if settings.contains("certfile") {
-            let made = Command::new("openssl")
-                .current_dir(dir.path())
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
-                .args(["ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-                .args(["-subj", "/CN=localhost", "-addext"])
-                .args(["subjectAltName=DNS:localhost", "-addext"])
-                .args(["basicConstraints=critical,CA:FALSE"])
-                .args(["-keyout", "server.key", "-out", "server.pem"])
-                .output()
-                .expect("openssl is here");
-            assert!(made.status.success());
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+            let files = [
+                ("server.pem", made.cert.pem()),
+                ("server.key", made.signing_key.serialize_pem()),
+            ];
+            for (name, text) in files {
+                std::fs::write(dir.path().join(name), text).expect("written");
+            }
         }
         let rules = "topic read #\ntopic write sonde/+/state\n";
         std::fs::write(dir.path().join("acl"), rules).expect("written");
@@ -552,6 +549,28 @@ async fn an_announced_packet_size_is_respected_before_sending() {
     assert!(why.contains("the broker takes at most 2000"), "{why}");
     assert_eq!(running.uplink.status.borrow().connections, 1);
     running.finish().await;
+}
+
+#[tokio::test]
+async fn a_batch_over_the_brokers_limits_arrives_in_pieces() {
+    for limit in ["message_size_limit 3000", "max_packet_size 3000"] {
+        let settings = format!("allow_anonymous true\n{limit}");
+        let Some(broker) = Mosquitto::start(&settings).await else {
+            return;
+        };
+        let subscriber = broker.listen("sonde/+/telemetry/#", "%P", 100_000).await;
+        let large = frame_of_points(1, 1000);
+        assert!(large.batch.body.len() > 6000, "{}", large.batch.body.len());
+        let memory = Memory::of([large, frame(2, b"small")]);
+        let running = start(config(broker.port), &memory);
+        until("delivered", async || memory.delivered() == 2).await;
+        running.finish().await;
+        let lines = subscriber.stop().await;
+        let pieces = lines
+            .iter()
+            .filter(|l| l.contains("sonde-frame:00000007-1."));
+        assert!(pieces.count() >= 4, "{lines:?}");
+    }
 }
 
 #[tokio::test]

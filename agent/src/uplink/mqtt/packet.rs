@@ -25,7 +25,8 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
-use crate::frame::{Codec, Frame};
+use super::piece::Piece;
+use crate::frame::Codec;
 
 /// The largest packet we accept, announced in CONNECT: acknowledgements with
 /// a long reason, no telemetry comes this way.
@@ -315,13 +316,14 @@ pub(super) fn connect(hello: Hello<'_>, out: &mut BytesMut) -> Result<(), Malfor
 
 /// Appends a telemetry PUBLISH at QoS 1 and says how many bytes it has.
 pub(super) fn telemetry(
-    frame: &Frame,
+    piece: &Piece,
     topic: &str,
     pkid: u16,
     expiry: Option<u32>,
     limit: Option<u32>,
     out: &mut BytesMut,
 ) -> Result<usize, TooLarge> {
+    let frame = &piece.frame;
     let mut user = Vec::with_capacity(5);
     let mut add = |key: &str, value: String| user.push((key.to_owned(), value));
     if let Some(context) = &frame.batch.context {
@@ -330,7 +332,7 @@ pub(super) fn telemetry(
             add("tracestate", context.state.to_string());
         }
     }
-    add("sonde-frame", frame.id.to_string());
+    add("sonde-frame", piece.id().to_string());
     if frame.resent {
         add("sonde-resent", "1".to_owned());
     }

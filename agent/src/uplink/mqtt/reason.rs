@@ -6,7 +6,7 @@
 //! from the configuration and is the same for every message.
 
 use super::packet::Words;
-use crate::frame::FrameId;
+use super::piece::PieceId;
 
 /// Why a connection is over, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) struct End {
     /// What was tried, what happened, what to do.
     pub(super) text: String,
     /// The one frame that the broker ended it over.
-    pub(super) blame: Option<FrameId>,
+    pub(super) blame: Option<PieceId>,
 }
 
 /// What happens after a connection.
@@ -40,6 +40,8 @@ pub(super) enum Reaction {
 pub(super) enum Answer {
     /// The broker has it.
     Delivered,
+    /// It is too large for it.
+    TooLarge,
     /// It will never take it.
     Condemned,
     /// Not now.
@@ -80,7 +82,8 @@ pub(super) fn of_publish(code: u8) -> Answer {
         // 0x10: nobody subscribes right now; the broker did its part.
         0x00..=0x7f => Answer::Delivered,
         0x87 | 0x90 => Answer::Hold,
-        0x95 | 0x99 => Answer::Condemned,
+        0x95 => Answer::TooLarge,
+        0x99 => Answer::Condemned,
         _ => Answer::Again,
     }
 }
@@ -272,7 +275,7 @@ mod tests {
     fn only_what_is_wrong_with_the_message_itself_condemns_it() {
         for code in 0..=u8::MAX {
             let condemned = of_publish(code) == Answer::Condemned;
-            assert_eq!(condemned, matches!(code, 0x95 | 0x99), "0x{code:02x}");
+            assert_eq!(condemned, code == 0x99, "0x{code:02x}");
         }
         assert_eq!(of_publish(0x10), Answer::Delivered);
         assert_eq!(of_publish(0x97), Answer::Again);

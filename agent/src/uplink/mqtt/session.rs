@@ -26,9 +26,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::packet::{self, Incoming, Limits, TooLarge, Words};
+use super::piece::{Piece, PieceId};
 use super::reason::{self, Answer, End, Reaction};
 use super::topics::Topics;
-use crate::frame::{Frame, FrameId};
 
 /// Bytes of publishes that may be unacknowledged: what a lost link makes us
 /// send again on a metered link, and about what a slow one holds in its buffers.
@@ -96,6 +96,8 @@ pub(super) struct States {
 pub(super) enum Verdict {
     /// Acknowledged.
     Delivered,
+    /// Too large for this broker: cut it, or give it up for this reason.
+    TooLarge(String),
     /// Will never be taken.
     Condemned(String),
     /// Not now: wait, then again.
@@ -107,8 +109,8 @@ pub(super) enum Verdict {
 pub(super) enum Change {
     /// Connected; birth is on its way.
     Online,
-    /// A frame is settled.
-    Settled(FrameId, Verdict),
+    /// A piece of a frame is settled.
+    Settled(PieceId, Verdict),
 }
 
 /// The machine.
@@ -144,7 +146,7 @@ enum Phase {
 struct Flight {
     pkid: u16,
     /// `None`: a state message.
-    frame: Option<FrameId>,
+    piece: Option<PieceId>,
     size: usize,
     sent: Duration,
 }
@@ -331,41 +333,41 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Appends a frame's PUBLISH to `out`. Call only while there is [`room`](Self::room).
+    /// Appends a piece's PUBLISH to `out`. Call only while there is [`room`](Self::room).
     /// `Some`: it was not sent, and this is why.
     pub(super) fn publish(
         &mut self,
-        frame: &Frame,
+        piece: &Piece,
         now: Duration,
         out: &mut BytesMut,
     ) -> Option<Verdict> {
-        let Some(topic) = self.plan.topics.telemetry(frame.batch.signal) else {
+        let Some(topic) = self.plan.topics.telemetry(piece.frame.batch.signal) else {
             return Some(Verdict::Condemned(format!(
                 "{} have no MQTT telemetry topic",
-                frame.batch.signal.as_str()
+                piece.frame.batch.signal.as_str()
             )));
         };
         let pkid = self.next_pkid();
         let limit = self.limits.packet_size;
-        match packet::telemetry(frame, topic, pkid, self.plan.expiry, limit, out) {
+        match packet::telemetry(piece, topic, pkid, self.plan.expiry, limit, out) {
             Ok(size) => {
-                self.launched(pkid, Some(frame.id), size, now);
+                self.launched(pkid, Some(piece.id()), size, now);
                 None
             }
-            Err(TooLarge { size, limit }) => Some(Verdict::Condemned(format!(
+            Err(TooLarge { size, limit }) => Some(Verdict::TooLarge(format!(
                 "as an MQTT packet it has {size} bytes, the broker takes at most {limit}; raise \
                  the broker's limit or shorten batch.length"
             ))),
         }
     }
 
-    fn launched(&mut self, pkid: u16, frame: Option<FrameId>, size: usize, now: Duration) {
+    fn launched(&mut self, pkid: u16, piece: Option<PieceId>, size: usize, now: Duration) {
         self.last_pkid = pkid;
         self.sent = now;
         self.flight_bytes += size;
         self.flight.push_back(Flight {
             pkid,
-            frame,
+            piece,
             size,
             sent: now,
         });
@@ -398,7 +400,7 @@ impl<'a> Session<'a> {
         };
         self.flight_bytes = self.flight_bytes.saturating_sub(flight.size);
         let refused = |what: &str| reason::sentence(what, code, words, "");
-        let Some(id) = flight.frame else {
+        let Some(id) = flight.piece else {
             if code >= 0x80 {
                 log::warn!("mqtt: {}", refused("the broker refused the state message"));
             }
@@ -412,6 +414,7 @@ impl<'a> Session<'a> {
                 self.one_by_one = false;
                 Verdict::Delivered
             }
+            Answer::TooLarge => Verdict::TooLarge(refused("the broker refused the message")),
             Answer::Condemned => Verdict::Condemned(refused("the broker refused the message")),
             Answer::Again => Verdict::Again(refused("the broker put the message off")),
             Answer::Hold => {
@@ -429,7 +432,7 @@ impl<'a> Session<'a> {
     fn dismissed(&self, code: u8, words: &Words) -> Result<Option<Change>, End> {
         let mut end = reason::of_disconnect(code, words);
         if end.reaction == Reaction::OneByOne {
-            let mut frames = self.flight.iter().filter_map(|flight| flight.frame);
+            let mut frames = self.flight.iter().filter_map(|flight| flight.piece);
             match (frames.next(), frames.next()) {
                 (None, _) => end.reaction = Reaction::Retry,
                 (Some(id), None) => {

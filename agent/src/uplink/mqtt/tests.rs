@@ -1,237 +1,18 @@
-//! The connection against a scripted broker that misbehaves on command. It is
-//! made from rumqttc's own codec, over an in-memory pipe and under paused time.
+//! One connection against the scripted broker, under paused time.
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::Error;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PubAck, PubAckReason, Publish,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::sync::mpsc;
+use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Packet, PubAck, PubAckReason};
 use tokio::time::Instant;
 
-use super::link::{Frames, run};
 use super::reason::{End, Reaction};
-use super::session::{Attempt, Keep, Plan, States, Verdict};
-use super::topics::Topics;
-use crate::frame::{Batch, Class, Codec, Frame, FrameId, Signal, Stamp, TraceContext};
+use super::script::{
+    Broker, KEEP_ALIVE, Queue, accept, answered_with, attempt, delivered, frame, frames, meet,
+    no_properties, plan,
+};
+use super::session::{Keep, Verdict};
+use crate::frame::Codec;
 use crate::uplink::Stop;
-
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-pub(super) fn frame(seq: u64, body: &[u8]) -> Frame {
-    Frame {
-        id: FrameId { epoch: 7, seq },
-        batch: Batch {
-            signal: Signal::Metrics,
-            class: Class::Normal,
-            codec: Codec::Gzip,
-            items: 1,
-            first: Stamp::default(),
-            last: Stamp::default(),
-            context: Some(TraceContext {
-                trace_id: [0xab; 16],
-                span_id: [0xcd; 8],
-                flags: 1,
-                state: "vendor=1".into(),
-            }),
-            body: Bytes::copy_from_slice(body),
-        },
-        resent: false,
-    }
-}
-
-pub(super) fn plan() -> Plan {
-    Plan {
-        client_id: "sonde-gw".to_owned(),
-        topics: Topics::new("sonde/{device.id}", "gw"),
-        keep_alive: KEEP_ALIVE,
-        window: 4,
-        expiry: Some(3600),
-        timeout: Duration::from_secs(30),
-        keep: Keep::Nothing,
-    }
-}
-
-fn attempt() -> Attempt {
-    Attempt {
-        states: States {
-            online: Bytes::from_static(b"{\"state\":\"online\"}"),
-            offline: Bytes::from_static(b"{\"state\":\"offline\"}"),
-            stopped: Bytes::from_static(b"{\"state\":\"stopped\"}"),
-        },
-        ..Attempt::default()
-    }
-}
-
-/// Frames from a queue; verdicts are kept. What is put off is not given out again.
-#[derive(Default)]
-pub(super) struct Queue {
-    pub(super) waiting: VecDeque<Frame>,
-    pub(super) settled: Vec<(u64, Verdict)>,
-    pub(super) online: u32,
-    pub(super) verdicts: Option<mpsc::UnboundedSender<u64>>,
-}
-
-impl Queue {
-    pub(super) fn of(frames: impl IntoIterator<Item = Frame>) -> Self {
-        Self {
-            waiting: frames.into_iter().collect(),
-            ..Self::default()
-        }
-    }
-}
-
-impl Frames for Queue {
-    fn online(&mut self) {
-        self.online += 1;
-    }
-
-    fn ready(&mut self) -> impl Future<Output = ()> + Send {
-        let any = !self.waiting.is_empty();
-        async move {
-            if !any {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    async fn take(&mut self, _drain: bool) -> Option<Frame> {
-        self.waiting.pop_front()
-    }
-
-    fn settled(&mut self, id: FrameId, verdict: Verdict) {
-        self.settled.push((id.seq, verdict));
-        if let Some(verdicts) = &self.verdicts {
-            let _ = verdicts.send(id.seq);
-        }
-    }
-}
-
-/// The other side.
-struct Broker {
-    stream: DuplexStream,
-    buffer: BytesMut,
-}
-
-impl Broker {
-    /// The next packet; `None`: the agent closed.
-    async fn hear(&mut self) -> Option<Packet> {
-        loop {
-            match Packet::read(&mut self.buffer, None) {
-                Ok(packet) => return Some(packet),
-                Err(Error::InsufficientBytes(_)) => {}
-                Err(error) => panic!("the agent sent garbage: {error}"),
-            }
-            if self.stream.read_buf(&mut self.buffer).await.ok()? == 0 {
-                return None;
-            }
-        }
-    }
-
-    async fn hear_publish(&mut self) -> Publish {
-        loop {
-            match self.hear().await {
-                Some(Packet::Publish(publish)) => return publish,
-                Some(Packet::PingReq(_)) => {}
-                other => panic!("wanted PUBLISH, got {other:?}"),
-            }
-        }
-    }
-
-    async fn say(&mut self, packet: Packet) {
-        let mut out = BytesMut::new();
-        packet.write(&mut out, None).expect("encodes");
-        self.say_bytes(&out).await;
-    }
-
-    async fn say_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.expect("agent listens");
-    }
-
-    async fn ack(&mut self, pkid: u16) {
-        self.say(Packet::PubAck(PubAck::new(pkid, None))).await;
-    }
-
-    /// CONNECT, CONNACK, birth and its acknowledgement.
-    async fn welcome(&mut self, properties: Option<ConnAckProperties>) {
-        assert!(matches!(self.hear().await, Some(Packet::Connect(..))));
-        self.say(accept(properties)).await;
-        let birth = self.hear_publish().await;
-        assert_eq!(birth.topic, "sonde/gw/state");
-        self.ack(birth.pkid).await;
-    }
-}
-
-fn accept(properties: Option<ConnAckProperties>) -> Packet {
-    Packet::ConnAck(ConnAck {
-        session_present: false,
-        code: ConnectReturnCode::Success,
-        properties,
-    })
-}
-
-fn no_properties() -> ConnAckProperties {
-    ConnAckProperties {
-        session_expiry_interval: None,
-        receive_max: None,
-        max_qos: None,
-        retain_available: None,
-        max_packet_size: None,
-        assigned_client_identifier: None,
-        topic_alias_max: None,
-        reason_string: None,
-        user_properties: Vec::new(),
-        wildcard_subscription_available: None,
-        subscription_identifiers_available: None,
-        shared_subscription_available: None,
-        server_keep_alive: None,
-        response_information: None,
-        server_reference: None,
-        authentication_method: None,
-        authentication_data: None,
-    }
-}
-
-/// Runs one connection against `script`; gives back how it ended.
-async fn meet<S, Fut>(plan: Plan, attempt: Attempt, mut queue: Queue, script: S) -> (End, Queue)
-where
-    S: FnOnce(Broker, Stop) -> Fut,
-    Fut: Future<Output = ()>,
-{
-    let (near, far) = duplex(64 * 1024);
-    let stop = Stop::default();
-    let broker = Broker {
-        stream: far,
-        buffer: BytesMut::new(),
-    };
-    let script = script(broker, stop.clone());
-    let (end, ()) = tokio::join!(run(near, &plan, &attempt, &mut queue, &stop), script);
-    (end, queue)
-}
-
-/// The end of a connection whose CONNECT is answered with `bytes`.
-async fn answered_with(bytes: &'static [u8]) -> End {
-    let script = async |mut broker: Broker, _| {
-        broker.hear().await;
-        broker.say_bytes(bytes).await;
-        broker.hear().await;
-    };
-    meet(plan(), attempt(), Queue::default(), script).await.0
-}
-
-fn frames(count: u64) -> Queue {
-    Queue::of((1..=count).map(|seq| frame(seq, b"body")))
-}
-
-fn delivered(queue: &Queue) -> Vec<u64> {
-    let taken = |(seq, verdict): &(u64, Verdict)| (*verdict == Verdict::Delivered).then_some(*seq);
-    queue.settled.iter().filter_map(taken).collect()
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_frame_travels_with_its_properties_in_order() {
@@ -412,7 +193,7 @@ async fn bytes_in_flight_are_bounded_besides_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_over_the_brokers_packet_size_is_condemned_and_not_sent() {
+async fn a_frame_over_the_brokers_packet_size_is_said_to_be_too_large_and_not_sent() {
     let properties = ConnAckProperties {
         max_packet_size: Some(300),
         ..no_properties()
@@ -428,7 +209,7 @@ async fn a_frame_over_the_brokers_packet_size_is_condemned_and_not_sent() {
         broker.ack(last.pkid).await;
     };
     let (_, queue) = meet(plan(), attempt(), queue, script).await;
-    let [(1, Verdict::Condemned(why)), (2, Verdict::Delivered)] = queue.settled.as_slice() else {
+    let [(1, Verdict::TooLarge(why)), (2, Verdict::Delivered)] = queue.settled.as_slice() else {
         panic!("{:?}", queue.settled);
     };
     assert!(why.contains("the broker takes at most 300"), "{why}");
@@ -461,7 +242,7 @@ async fn reason_codes_decide_what_becomes_of_a_frame() {
         (0x80, "again"),
         (0xfe, "again"),
         (0x99, "condemned"),
-        (0x95, "condemned"),
+        (0x95, "too large"),
     ] {
         let script = async |mut broker: Broker, stop: Stop| {
             broker.welcome(None).await;
@@ -476,6 +257,7 @@ async fn reason_codes_decide_what_becomes_of_a_frame() {
             [(1, Verdict::Delivered)] => "delivered",
             [(1, Verdict::Again(_))] => "again",
             [(1, Verdict::Condemned(_))] => "condemned",
+            [(1, Verdict::TooLarge(_))] => "too large",
             other => panic!("{other:?}"),
         };
         assert_eq!(
