@@ -367,13 +367,17 @@ fn gather(file: Option<&Path>, env: &Env) -> (Settings, Vec<PathBuf>, Problems) 
 /// its like. A file that is wrong or unreadable gives what could be read of it:
 /// asking how the agent is must not depend on the file being right.
 pub fn status_socket(file: Option<&Path>, env: &Env) -> PathBuf {
-    match gather(file, env).0.0.remove("paths.status_socket") {
+    let mut settings = gather(file, env).0;
+    let mut said = |key| match settings.0.remove(key) {
         Some(Setting {
-            value: Value::Path(socket),
+            value: Value::Path(path),
             origin: Origin::File(_),
-        }) => socket,
-        _ => default_status_socket(env),
-    }
+        }) => Some(path),
+        _ => None,
+    };
+    said("paths.status_socket")
+        .or_else(|| Some(said("paths.runtime")?.join("status.sock")))
+        .unwrap_or_else(|| default_status_socket(env))
 }
 
 /// Where an agent without a configuration file answers. An operator is seldom
