@@ -176,7 +176,10 @@ fn explain_certificate(bad: &CertificateError, host: String, tls: &Tls) -> TlsEr
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             TlsError::NotYetValid { host }
         }
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        // The latter two: a root of the right name but with another key.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             TlsError::UnknownIssuer {
                 host,
                 ca_file: tls.ca_file.clone(),
