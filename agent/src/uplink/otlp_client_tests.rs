@@ -566,6 +566,20 @@ impl Authority {
     }
 }
 
+#[tokio::test]
+async fn a_ca_that_serves_as_itself_is_explained() {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap();
+    let ca = Authority::new();
+    std::fs::write(ca.path("ca.pem"), own.pem()).unwrap();
+    let port = ca
+        .serve((own.pem(), key.serialize_pem()), false, false)
+        .await;
+    assert_hold(&over_tls(port, ca.tls()).await, "CA:FALSE");
+}
+
 async fn over_tls(port: u16, tls: Tls) -> Verdict {
     let mut config = config(port);
     config.host = "localhost".into();

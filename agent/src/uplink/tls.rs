@@ -176,12 +176,20 @@ fn explain_certificate(bad: &CertificateError, host: String, tls: &Tls) -> TlsEr
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             TlsError::NotYetValid { host }
         }
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        // The latter two: a root of the right name but with another key.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             TlsError::UnknownIssuer {
                 host,
                 ca_file: tls.ca_file.clone(),
             }
         }
+        // What `openssl req -x509` makes by default, so the first thing people try.
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => TlsError::Handshake {
+            host,
+            error: "it shows a CA's certificate as its own; give it a server certificate signed by that CA (`basicConstraints = CA:FALSE`)".into(),
+        },
         other => TlsError::Handshake {
             host,
             error: format!("its certificate was not accepted: {other}"),
