@@ -107,6 +107,8 @@ pub(crate) struct Segment {
     pub(crate) opaque: bool,
     /// What each uplink has not been given of it; kept by the queue.
     pub(crate) remaining: [Counts; UPLINKS],
+    /// What is missing of it has been counted as lost.
+    pub(crate) written_off: bool,
     pub(super) marks: BTreeSet<u32>,
 }
 
@@ -222,6 +224,11 @@ impl<S: Storage> Log<S> {
     /// A class's segments, oldest first.
     pub(crate) fn segments(&self, class: Class) -> &BTreeMap<u64, Segment> {
         &self.chain(class).segments
+    }
+
+    /// A class's segments, to keep their counts.
+    pub(crate) fn segments_mut(&mut self, class: Class) -> impl Iterator<Item = &mut Segment> {
+        self.chain_mut(class).segments.values_mut()
     }
 
     /// One segment, to keep its counts.
@@ -408,6 +415,7 @@ impl<S: Storage> Log<S> {
             closed: false,
             opaque: false,
             remaining: [Counts::default(); UPLINKS],
+            written_off: false,
             marks: BTreeSet::new(),
         };
         let chain = self.chain_mut(class);

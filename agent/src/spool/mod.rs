@@ -14,6 +14,8 @@ mod queue;
 mod recover;
 mod report;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulated;
 mod storage;
 #[cfg(test)]

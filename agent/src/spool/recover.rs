@@ -107,6 +107,7 @@ impl<S: Storage> Log<S> {
             closed: true,
             opaque: true,
             remaining: [Counts::default(); UPLINKS],
+            written_off: false,
             marks: BTreeSet::new(),
         };
         let Some(header) = &found.header else {
