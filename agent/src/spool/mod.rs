@@ -9,12 +9,12 @@ mod cursor;
 mod flush;
 mod format;
 mod log;
+#[cfg(test)]
+mod model;
 mod owner;
 mod queue;
 mod recover;
 mod report;
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod simulated;
 mod storage;

@@ -74,8 +74,16 @@ fn limits(plan: &Plan) -> SpoolLimits {
 
 fn subscriptions() -> Vec<Subscription> {
     vec![
-        Subscription { uplink: OTLP, required: true, signals: vec![Signal::Metrics, Signal::Logs] },
-        Subscription { uplink: MQTT, required: false, signals: vec![Signal::Traces] },
+        Subscription {
+            uplink: OTLP,
+            required: true,
+            signals: vec![Signal::Metrics, Signal::Logs],
+        },
+        Subscription {
+            uplink: MQTT,
+            required: false,
+            signals: vec![Signal::Traces],
+        },
     ]
 }
 
@@ -108,12 +116,26 @@ impl World {
             state.cut = plan.cut.map(|cut| cut + state.calls);
             state.faults = plan.faults;
         }
-        Self { plan, disk, core, model: Model::default(), dice: Dice::new(plan.seed), at: SECOND, epoch: 1 }
+        Self {
+            plan,
+            disk,
+            core,
+            model: Model::default(),
+            dice: Dice::new(plan.seed),
+            at: SECOND,
+            epoch: 1,
+        }
     }
 
     fn now(&self) -> Now {
-        let stamp = Stamp { unix_ns: self.at, boot_ns: self.at };
-        Now { stamp, synchronised: true }
+        let stamp = Stamp {
+            unix_ns: self.at,
+            boot_ns: self.at,
+        };
+        Now {
+            stamp,
+            synchronised: true,
+        }
     }
 
     /// One random step.
@@ -150,7 +172,11 @@ impl World {
         let number = self.model.accepted.len();
         let body: Vec<u8> = (0..size).map(|n| (n as usize * 7 + number) as u8).collect();
         let class = Class::ALL[self.dice.below(4) as usize];
-        let signal = if self.dice.below(5) == 0 { Signal::Logs } else { Signal::Metrics };
+        let signal = if self.dice.below(5) == 0 {
+            Signal::Logs
+        } else {
+            Signal::Metrics
+        };
         let stamp = self.now().stamp;
         let batch = Batch {
             signal,
@@ -168,18 +194,28 @@ impl World {
             let newest = self.model.accepted.last_key_value();
             assert!(newest.is_none_or(|(&seq, &(epoch, _))| seq < id.seq || epoch != id.epoch));
             let before = self.model.accepted.insert(id.seq, (id.epoch, body));
-            assert!(before.is_none_or(|(epoch, _)| epoch != id.epoch), "{id} twice");
+            assert!(
+                before.is_none_or(|(epoch, _)| epoch != id.epoch),
+                "{id} twice"
+            );
             self.model.acked.remove(&id.seq);
         }
     }
 
     fn send(&mut self) {
-        let lane = if self.dice.below(2) == 0 { Lane::Live } else { Lane::Backlog };
+        let lane = if self.dice.below(2) == 0 {
+            Lane::Live
+        } else {
+            Lane::Backlog
+        };
         if self.model.open.len() < 6
             && let Some(frame) = self.core.next(OTLP, lane)
         {
             self.model.check(&frame);
-            assert!(!self.model.open.contains(&frame.id), "given out twice at once");
+            assert!(
+                !self.model.open.contains(&frame.id),
+                "given out twice at once"
+            );
             self.model.open.push(frame.id);
         }
     }
@@ -202,14 +238,24 @@ impl World {
     fn check_bounds(&self) {
         assert!(self.core.memory_bytes <= self.plan.memory, "memory");
         let usage = self.core.log.as_ref().map_or(0, Log::usage);
-        assert!(usage <= self.plan.quota, "{usage} bytes of {}", self.plan.quota);
+        assert!(
+            usage <= self.plan.quota,
+            "{usage} bytes of {}",
+            self.plan.quota
+        );
     }
 
     /// What was said to be durable and is neither delivered nor counted as lost.
     fn owed(&self) -> BTreeSet<u64> {
-        let waiting: BTreeSet<u64> = self.core.memory.iter().flat_map(|m| m.keys().copied()).collect();
+        let waiting: BTreeSet<u64> = self
+            .core
+            .memory
+            .iter()
+            .flat_map(|m| m.keys().copied())
+            .collect();
         let seqs = self.model.accepted.keys().copied();
-        seqs.filter(|seq| !self.model.acked.contains(seq) && !waiting.contains(seq)).collect()
+        seqs.filter(|seq| !self.model.acked.contains(seq) && !waiting.contains(seq))
+            .collect()
     }
 
     /// The power comes back.
@@ -244,7 +290,11 @@ fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
             assert!(out.insert(frame.id.seq, frame).is_none(), "given out twice");
         }
     }
-    assert_eq!(core.pending(OTLP), super::Pending::default(), "figures agree");
+    assert_eq!(
+        core.pending(OTLP),
+        super::Pending::default(),
+        "figures agree"
+    );
     out
 }
 
@@ -261,7 +311,11 @@ fn run_with_cut(plan: Plan) -> bool {
         return false;
     }
     let owed = world.owed();
-    assert!(world.core.losses.table.is_empty(), "{:?}", world.core.losses);
+    assert!(
+        world.core.losses.table.is_empty(),
+        "{:?}",
+        world.core.losses
+    );
     let cursors = world.core.durable.done.clone();
     world.disk.crash();
     check_survivors(&world, &owed, &plan);
@@ -273,7 +327,10 @@ fn run_with_cut(plan: Plan) -> bool {
         disk.crash();
         let found = contents(&plan, &disk);
         for seq in &owed {
-            assert!(found.contains_key(seq), "{seq} lost by a cut in recovery, {plan:?}");
+            assert!(
+                found.contains_key(seq),
+                "{seq} lost by a cut in recovery, {plan:?}"
+            );
         }
     }
     world.restart();
@@ -303,7 +360,11 @@ fn check_survivors(world: &World, owed: &BTreeSet<u64>, plan: &Plan) {
 fn nothing_durable_is_lost_by_a_cut_at_any_call() {
     for seed in 1..=8 {
         let mut cut = 1;
-        while run_with_cut(Plan { seed, cut: Some(cut), ..CALM }) {
+        while run_with_cut(Plan {
+            seed,
+            cut: Some(cut),
+            ..CALM
+        }) {
             cut += 1;
         }
         assert!(cut > 20, "the work reaches the disk");
@@ -315,7 +376,12 @@ fn a_missing_sync_or_folder_sync_is_caught() {
     for mutant in [1, 2] {
         let caught = (1..=3).any(|seed| {
             (1..200).any(|cut| {
-                let plan = Plan { seed, cut: Some(cut), mutant, ..CALM };
+                let plan = Plan {
+                    seed,
+                    cut: Some(cut),
+                    mutant,
+                    ..CALM
+                };
                 std::panic::catch_unwind(|| run_with_cut(plan)).is_err()
             })
         });
@@ -326,7 +392,12 @@ fn a_missing_sync_or_folder_sync_is_caught() {
 #[test]
 fn errors_of_the_disk_lose_nothing_that_is_not_counted() {
     for seed in 1..=60 {
-        let plan = Plan { seed, steps: 300, faults: Some(6), ..CALM };
+        let plan = Plan {
+            seed,
+            steps: 300,
+            faults: Some(6),
+            ..CALM
+        };
         conserve(plan);
     }
 }
@@ -334,8 +405,20 @@ fn errors_of_the_disk_lose_nothing_that_is_not_counted() {
 #[test]
 fn a_small_quota_a_full_disk_and_little_memory_lose_only_what_is_counted() {
     for seed in 1..=40 {
-        conserve(Plan { seed, steps: 400, quota: 120_000, memory: 20_000, ..CALM });
-        conserve(Plan { seed, steps: 400, capacity: 60_000, memory: 20_000, ..CALM });
+        conserve(Plan {
+            seed,
+            steps: 400,
+            quota: 120_000,
+            memory: 20_000,
+            ..CALM
+        });
+        conserve(Plan {
+            seed,
+            steps: 400,
+            capacity: 60_000,
+            memory: 20_000,
+            ..CALM
+        });
     }
 }
 
@@ -359,14 +442,24 @@ fn conserve(plan: Plan) {
         .filter(|((_, reason), _)| *reason != Reason::Refused)
         .map(|(_, loss)| loss.frames)
         .sum();
-    let delivered: BTreeSet<u64> = world.model.acked.iter().chain(rest.keys()).copied().collect();
+    let delivered: BTreeSet<u64> = world
+        .model
+        .acked
+        .iter()
+        .chain(rest.keys())
+        .copied()
+        .collect();
     let missing = world.model.accepted.len() - delivered.len();
     assert_eq!(missing as u64, lost, "{plan:?} {:?}", world.core.losses);
 }
 
 #[test]
 fn one_flipped_byte_costs_at_most_one_frame() {
-    let plan = Plan { seed: 3, steps: 60, ..CALM };
+    let plan = Plan {
+        seed: 3,
+        steps: 60,
+        ..CALM
+    };
     let mut world = World::new(plan);
     for _ in 0..plan.steps {
         world.store();
@@ -390,7 +483,11 @@ fn one_flipped_byte_costs_at_most_one_frame() {
                 for frame in found.values() {
                     world.model.check(frame);
                 }
-                assert!(found.len() + 1 >= whole, "{name} byte {at}: {} of {whole}", found.len());
+                assert!(
+                    found.len() + 1 >= whole,
+                    "{name} byte {at}: {} of {whole}",
+                    found.len()
+                );
             }
         }
     }
@@ -414,8 +511,16 @@ fn no_rubbish_in_the_folder_stops_the_start() {
         }
         bytes.truncate(dice.below(good as u64 + 1) as usize);
         world.disk.plant(&name, bytes);
-        let junk: Vec<u8> = (0..dice.below(3000)).map(|_| dice.below(256) as u8).collect();
-        for name in ["normal/00000000000000ff.seg", "bulk/ffffffffffffffff.seg", "cursors", "bulk/x.seg", "lock"] {
+        let junk: Vec<u8> = (0..dice.below(3000))
+            .map(|_| dice.below(256) as u8)
+            .collect();
+        for name in [
+            "normal/00000000000000ff.seg",
+            "bulk/ffffffffffffffff.seg",
+            "cursors",
+            "bulk/x.seg",
+            "lock",
+        ] {
             world.disk.plant(name, junk.clone());
         }
         world.restart();

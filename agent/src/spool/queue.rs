@@ -307,6 +307,10 @@ impl<S: Storage> Core<S> {
             if let Some(frame) = self.take(slot, lane, &candidate) {
                 return Some(frame);
             }
+            // The disk cannot be read just now: the frame keeps its place.
+            if self.log.as_ref().is_some_and(|log| log.stuck) {
+                return None;
+            }
         }
     }
 
@@ -556,6 +560,12 @@ impl<S: Storage> Core<S> {
                 again: false,
             })
         });
+        if log.as_ref().is_some_and(|log| log.stuck) {
+            return [again, in_memory]
+                .into_iter()
+                .flatten()
+                .min_by_key(|found| found.seq);
+        }
         // Nothing it wants lies before that: the numbers in between are other
         // classes', other signals', or done.
         let next = [
@@ -630,6 +640,10 @@ impl<S: Storage> Core<S> {
             Place::Disk(pos) => self.take_disk(class, pos, again),
             Place::Gone => Taken::default(),
         };
+        let stuck = self.log.as_ref().is_some_and(|log| log.stuck);
+        if frame.is_none() && stuck {
+            return None;
+        }
         let Self { readers, log, .. } = self;
         let reader = readers.get_mut(slot)?.as_mut()?;
         reader.given_mut(class).insert(seq, seq.saturating_add(1));
@@ -895,8 +909,7 @@ impl<S: Storage> Core<S> {
             let nobody = readers.iter().all(Option::is_none);
             // What is being sent may yet arrive; it is counted if it comes back.
             let sending = |r: &Reader| r.open.get(&header.seq).is_some_and(|o| !o.returned);
-            let wanted =
-                |r: &Reader| r.wants(signal) && !r.done(class, header.seq) && !sending(r);
+            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq) && !sending(r);
             if !nobody && !readers.iter().flatten().any(wanted) {
                 continue;
             }

@@ -131,7 +131,9 @@ impl Simulated {
     pub(crate) fn files(&self) -> Vec<(String, usize)> {
         let state = self.state();
         let files = state.names.iter();
-        files.map(|(name, inode)| (name.clone(), state.inodes[inode].current.len())).collect()
+        files
+            .map(|(name, inode)| (name.clone(), state.inodes[inode].current.len()))
+            .collect()
     }
 
     pub(crate) fn flip(&self, name: &str, at: usize) {
@@ -146,7 +148,11 @@ impl Simulated {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
-        let inode = Inode { durable: bytes.clone(), pending: Vec::new(), current: bytes };
+        let inode = Inode {
+            durable: bytes.clone(),
+            pending: Vec::new(),
+            current: bytes,
+        };
         state.inodes.insert(number, inode);
         state.names.insert(name.to_owned(), number);
         state.durable_names.insert(name.to_owned(), number);
@@ -167,11 +173,18 @@ impl State {
     }
 
     fn alive(&self) -> io::Result<()> {
-        if self.dead { Err(io::Error::other("the power is off")) } else { Ok(()) }
+        if self.dead {
+            Err(io::Error::other("the power is off"))
+        } else {
+            Ok(())
+        }
     }
 
     fn used(&self) -> u64 {
-        let files = self.names.values().filter_map(|inode| self.inodes.get(inode));
+        let files = self
+            .names
+            .values()
+            .filter_map(|inode| self.inodes.get(inode));
         files.map(|inode| inode.current.len() as u64).sum()
     }
 
@@ -255,7 +268,11 @@ impl Storage for Simulated {
         if bytes.len() as u64 > room || (faulty && state.dice.below(2) == 0) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        if faulty { Err(io::Error::other("append failed")) } else { Ok(()) }
+        if faulty {
+            Err(io::Error::other("append failed"))
+        } else {
+            Ok(())
+        }
     }
 
     fn sync(&mut self, file: &mut u64) -> io::Result<()> {
@@ -288,7 +305,9 @@ impl Storage for Simulated {
         let state = &mut *state;
         state.durable_names.retain(|name, _| !inside(name));
         let now = state.names.iter().filter(|(name, _)| inside(name));
-        state.durable_names.extend(now.map(|(name, inode)| (name.clone(), *inode)));
+        state
+            .durable_names
+            .extend(now.map(|(name, inode)| (name.clone(), *inode)));
         Ok(())
     }
 
