@@ -27,6 +27,8 @@ const COMMIT: usize = 256 * 1024;
 const BLOCK: u64 = 4096;
 /// The cursor file's share of the quota, in bytes.
 const SLOTS: u64 = 2 * SLOT;
+/// Failed reads of one segment before the place counts as damaged: a disk may come back.
+const READ_PATIENCE: u32 = 8;
 /// Damaged places remembered per segment, so that each is counted once.
 const MAX_MARKS: usize = 64;
 /// A wall clock that moved by more than this against boot time gets a new anchor.
@@ -107,6 +109,8 @@ pub(crate) struct Segment {
     pub(crate) opaque: bool,
     /// What each uplink has not been given of it; kept by the queue.
     pub(crate) remaining: [Counts; UPLINKS],
+    /// What is missing of it has been counted as lost.
+    pub(crate) written_off: bool,
     pub(super) marks: BTreeSet<u32>,
 }
 
@@ -150,6 +154,12 @@ pub(crate) struct Log<S: Storage> {
     nonces: u64,
     cache: Option<(Class, u64, u32)>,
     piece: Vec<u8>,
+    /// The last look at a chain ended at a place that cannot be read now.
+    pub(crate) stuck: bool,
+    /// That segment, and how often it was tried.
+    unread: Option<(Class, u64, u32)>,
+    /// Reads that failed.
+    pub(crate) read_errors: u64,
     slots_made: bool,
     /// Bytes written since the start.
     pub(crate) written: u64,
@@ -180,6 +190,9 @@ impl<S: Storage> Log<S> {
             holder: (0, None),
             cache: None,
             piece: Vec::new(),
+            stuck: false,
+            unread: None,
+            read_errors: 0,
             slots_made: false,
             written: 0,
             syncs: 0,
@@ -222,6 +235,11 @@ impl<S: Storage> Log<S> {
     /// A class's segments, oldest first.
     pub(crate) fn segments(&self, class: Class) -> &BTreeMap<u64, Segment> {
         &self.chain(class).segments
+    }
+
+    /// A class's segments, to keep their counts.
+    pub(crate) fn segments_mut(&mut self, class: Class) -> impl Iterator<Item = &mut Segment> {
+        self.chain_mut(class).segments.values_mut()
     }
 
     /// One segment, to keep its counts.
@@ -408,6 +426,7 @@ impl<S: Storage> Log<S> {
             closed: false,
             opaque: false,
             remaining: [Counts::default(); UPLINKS],
+            written_off: false,
             marks: BTreeSet::new(),
         };
         let chain = self.chain_mut(class);
@@ -547,6 +566,7 @@ impl<S: Storage> Log<S> {
         skip: &dyn Fn(&Segment) -> bool,
         wanted: &dyn Fn(&FrameHeader) -> bool,
     ) -> Option<FrameHeader> {
+        self.stuck = false;
         loop {
             let (&id, segment) = self.chain(class).segments.range(pos.segment..).next()?;
             let passed = segment.opaque || skip(segment);
@@ -568,6 +588,9 @@ impl<S: Storage> Log<S> {
                     return Some(header);
                 }
                 pos.offset = at.saturating_add(header.len() as u32);
+            }
+            if self.stuck {
+                return None;
             }
             pos.offset = pos.offset.max(end);
             if open {
@@ -599,7 +622,10 @@ impl<S: Storage> Log<S> {
         while offset < end {
             let bytes = match self.bytes(class, id, offset, MAX_FRAME_HEADER, end) {
                 Ok(bytes) => bytes,
-                Err(_) => {
+                Err(error) => {
+                    if self.excused(class, id, &error) {
+                        return None;
+                    }
                     // A block that cannot be read: try behind it.
                     self.mark(class, id, start);
                     offset = offset.saturating_add(BLOCK as u32);
@@ -638,12 +664,19 @@ impl<S: Storage> Log<S> {
     ) -> Option<Bytes> {
         let segment = self.chain(class).segments.get(&pos.segment)?;
         let (nonce, end) = (segment.nonce, segment.end);
-        let bytes = self.bytes(class, pos.segment, pos.offset, header.len(), end);
-        let payload = bytes
-            .ok()
-            .and_then(|bytes| bytes.get(header.header_len..header.len()))
-            .filter(|payload| header.matches(payload, nonce))
-            .map(Bytes::copy_from_slice);
+        self.stuck = false;
+        let read = self.bytes(class, pos.segment, pos.offset, header.len(), end);
+        let read = read.map(|bytes| {
+            bytes
+                .get(header.header_len..header.len())
+                .filter(|payload| header.matches(payload, nonce))
+                .map(Bytes::copy_from_slice)
+        });
+        let payload = match read {
+            Ok(payload) => payload,
+            Err(error) if self.excused(class, pos.segment, &error) => return None,
+            Err(_) => None,
+        };
         if payload.is_none() {
             self.mark(class, pos.segment, pos.offset);
         }
@@ -654,8 +687,29 @@ impl<S: Storage> Log<S> {
     pub(crate) fn header_at(&mut self, class: Class, pos: Pos) -> Option<FrameHeader> {
         let segment = self.chain(class).segments.get(&pos.segment)?;
         let (nonce, end) = (segment.nonce, segment.end);
-        let bytes = self.bytes(class, pos.segment, pos.offset, MAX_FRAME_HEADER, end);
-        format::decode_header(bytes.ok()?, nonce)
+        self.stuck = false;
+        match self.bytes(class, pos.segment, pos.offset, MAX_FRAME_HEADER, end) {
+            Ok(bytes) => format::decode_header(bytes, nonce),
+            Err(error) => {
+                // Not excused: given up, as damaged.
+                self.excused(class, pos.segment, &error);
+                None
+            }
+        }
+    }
+
+    /// A read failed. `true`: leave the segment for now; `false`: it failed too
+    /// often, or its file is gone.
+    fn excused(&mut self, class: Class, id: u64, error: &io::Error) -> bool {
+        self.read_errors = self.read_errors.saturating_add(1);
+        let tries = match self.unread {
+            _ if error.kind() == io::ErrorKind::NotFound => READ_PATIENCE,
+            Some((of, from, tries)) if (of, from) == (class, id) => tries,
+            _ => 0,
+        };
+        self.unread = Some((class, id, tries.saturating_add(1)));
+        self.stuck = tries < READ_PATIENCE;
+        self.stuck
     }
 
     /// Counts a damaged place, once.

@@ -9,6 +9,8 @@ mod cursor;
 mod flush;
 mod format;
 mod log;
+#[cfg(test)]
+mod model;
 mod owner;
 mod queue;
 mod recover;

@@ -46,6 +46,8 @@ pub(super) struct Waiting {
 pub(super) enum Place {
     Memory,
     Disk(Pos),
+    /// Its segment was evicted while it was being sent: lost if it comes back.
+    Gone,
 }
 
 /// A frame that an uplink has been given and has not acknowledged.
@@ -305,6 +307,10 @@ impl<S: Storage> Core<S> {
             if let Some(frame) = self.take(slot, lane, &candidate) {
                 return Some(frame);
             }
+            // The disk cannot be read just now: the frame keeps its place.
+            if self.log.as_ref().is_some_and(|log| log.stuck) {
+                return None;
+            }
         }
     }
 
@@ -554,6 +560,12 @@ impl<S: Storage> Core<S> {
                 again: false,
             })
         });
+        if log.as_ref().is_some_and(|log| log.stuck) {
+            return [again, in_memory]
+                .into_iter()
+                .flatten()
+                .min_by_key(|found| found.seq);
+        }
         // Nothing it wants lies before that: the numbers in between are other
         // classes', other signals', or done.
         let next = [
@@ -563,10 +575,52 @@ impl<S: Storage> Core<S> {
         let next = next.into_iter().flatten().min();
         let walked = next.unwrap_or(until.min(next_seq));
         reader.given_mut(class).insert(from, walked);
-        [again, in_memory, on_disk]
+        let exhausted = on_disk.is_none();
+        let found = [again, in_memory, on_disk]
             .into_iter()
             .flatten()
-            .min_by_key(|found| found.seq)
+            .min_by_key(|found| found.seq);
+        if exhausted {
+            self.write_off(slot, class);
+        }
+        found
+    }
+
+    /// What an uplink has walked past and never found is damaged: no longer waiting.
+    fn write_off(&mut self, slot: usize, class: Class) {
+        let Self {
+            readers,
+            log,
+            losses,
+            ..
+        } = self;
+        let (Some(Some(reader)), Some(log)) = (readers.get(slot), log) else {
+            return;
+        };
+        for segment in log.segments_mut(class) {
+            let (first, last) = segment.stats.seqs;
+            let mut open = reader.open.range(first..=last);
+            let waits = open.any(|(_, open)| open.class == class && open.returned);
+            let walked = reader.given(class).covers(first, last) && !waits;
+            let Some(left) = segment.remaining.get_mut(slot) else {
+                continue;
+            };
+            if left.frames == 0 || !walked {
+                continue;
+            }
+            let loss = Loss {
+                frames: left.frames,
+                items: left.items,
+                first_unix_ns: segment.stats.first.unix_ns,
+                last_unix_ns: segment.stats.last.unix_ns,
+            };
+            *left = Counts::default();
+            // Both uplinks miss the same frames.
+            if !segment.written_off {
+                segment.written_off = true;
+                losses.add(class, Reason::Damaged, loss);
+            }
+        }
     }
 
     /// Gives a candidate out; `None`: it is damaged or gone, and has been counted.
@@ -584,7 +638,12 @@ impl<S: Storage> Core<S> {
         } = match place {
             Place::Memory => self.take_memory(slot, class, seq),
             Place::Disk(pos) => self.take_disk(class, pos, again),
+            Place::Gone => Taken::default(),
         };
+        let stuck = self.log.as_ref().is_some_and(|log| log.stuck);
+        if frame.is_none() && stuck {
+            return None;
+        }
         let Self { readers, log, .. } = self;
         let reader = readers.get_mut(slot)?.as_mut()?;
         reader.given_mut(class).insert(seq, seq.saturating_add(1));
@@ -592,6 +651,7 @@ impl<S: Storage> Core<S> {
             reader.live = reader.live.saturating_sub(1);
         }
         match place {
+            Place::Gone => {}
             Place::Memory => reader.memory.sub(counts),
             Place::Disk(pos) => {
                 let segment = log
@@ -691,9 +751,16 @@ impl<S: Storage> Core<S> {
         if open.returned {
             return;
         }
+        if open.place == Place::Gone {
+            let (class, loss) = (open.class, open.loss);
+            reader.open.remove(&seq);
+            self.lose(class, Reason::Quota, loss);
+            return;
+        }
         open.returned = true;
         reader.live += u64::from(seq >= live_since);
         match open.place {
+            Place::Gone => {}
             Place::Memory => reader.memory.add(open.counts),
             Place::Disk(pos) => {
                 let class = open.class;
@@ -722,7 +789,7 @@ impl<S: Storage> Core<S> {
                     self.forget(open.class, seq);
                 }
             }
-            Place::Disk(_) => {
+            Place::Disk(_) | Place::Gone => {
                 self.disk.advanced = true;
                 self.sweep();
             }
@@ -813,7 +880,11 @@ impl<S: Storage> Core<S> {
         for reader in self.readers.iter_mut().flatten() {
             reader.open.retain(|_, open| {
                 let here = matches!(open.place, Place::Disk(pos) if pos.segment == id);
-                !(open.class == class && here)
+                let evicted = open.class == class && here;
+                if evicted {
+                    open.place = Place::Gone;
+                }
+                !(evicted && open.returned)
             });
         }
         true
@@ -836,7 +907,9 @@ impl<S: Storage> Core<S> {
                 continue;
             };
             let nobody = readers.iter().all(Option::is_none);
-            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq);
+            // What is being sent may yet arrive; it is counted if it comes back.
+            let sending = |r: &Reader| r.open.get(&header.seq).is_some_and(|o| !o.returned);
+            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq) && !sending(r);
             if !nobody && !readers.iter().flatten().any(wanted) {
                 continue;
             }

@@ -107,6 +107,7 @@ impl<S: Storage> Log<S> {
             closed: true,
             opaque: true,
             remaining: [Counts::default(); UPLINKS],
+            written_off: false,
             marks: BTreeSet::new(),
         };
         let Some(header) = &found.header else {
@@ -132,8 +133,14 @@ impl<S: Storage> Log<S> {
         segment.end = len.min(limit).max(SEGMENT_HEADER as u32);
         let upto = segment.end;
         self.chain_mut(class).segments.insert(found.id, segment);
+        let errors = self.read_errors;
         let stats = self.scan(class, found.id, upto, out);
-        self.close(class, found.id, stats);
+        if self.read_errors == errors {
+            self.close(class, found.id, stats);
+        } else if let Some(segment) = self.segment_mut(class, found.id) {
+            // What could not be read now may be readable at the next start: no footer.
+            segment.stats = stats;
+        }
     }
 
     fn footer(&mut self, class: Class, found: &Found) -> Option<Stats> {

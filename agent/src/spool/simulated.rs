@@ -1,1 +1,358 @@
+//! A file system that forgets all it may: un-synced bytes go sector by sector,
+//! un-synced names come and go, a failed sync drops what it was asked for and
+//! says nothing the next time. It can stop at any call.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::storage::Storage;
+
+const SECTOR: usize = 512;
+
+/// A small generator, so that a seed replays everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound.max(1)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    durable: Vec<u8>,
+    pending: Vec<(usize, Vec<u8>)>,
+    current: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    inodes: BTreeMap<u64, Inode>,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    next: u64,
+    dice: Dice,
+    /// Calls so far; it stops at `cut`.
+    pub(crate) calls: u64,
+    pub(crate) cut: Option<u64>,
+    pub(crate) dead: bool,
+    /// One call in so many fails: appends with ENOSPC or EIO after a short write, syncs with EIO.
+    pub(crate) faults: Option<u64>,
+    /// Bytes there are.
+    pub(crate) capacity: u64,
+    /// Mistakes the suite must catch.
+    pub(crate) lying_sync: bool,
+    pub(crate) lying_sync_dir: bool,
+}
+
+/// The disk; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Simulated(Arc<Mutex<State>>);
+
+impl Simulated {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            inodes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            next: 1,
+            dice: Dice::new(seed ^ 0x5bd1),
+            calls: 0,
+            cut: None,
+            dead: false,
+            faults: None,
+            capacity: 1 << 30,
+            lying_sync: false,
+            lying_sync_dir: false,
+        })))
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Another disk with the same contents.
+    pub(crate) fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// Power goes and comes back.
+    pub(crate) fn crash(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut kept = state.durable_names.clone();
+        let mut all: Vec<String> = state.names.keys().chain(kept.keys()).cloned().collect();
+        all.sort();
+        all.dedup();
+        for name in all {
+            if state.dice.below(2) == 0 {
+                match state.names.get(&name) {
+                    Some(&inode) => kept.insert(name, inode),
+                    None => kept.remove(&name),
+                };
+            }
+        }
+        for inode in state.inodes.values_mut() {
+            let mut bytes = inode.durable.clone();
+            for (offset, written) in inode.pending.drain(..) {
+                let mut at = 0;
+                while at < written.len() {
+                    let end = (at + SECTOR - (offset + at) % SECTOR).min(written.len());
+                    if state.dice.below(2) == 0 {
+                        let upto = offset + end;
+                        if bytes.len() < upto {
+                            bytes.resize(upto, 0);
+                        }
+                        bytes[offset + at..upto].copy_from_slice(&written[at..end]);
+                    }
+                    at = end;
+                }
+            }
+            inode.durable = bytes.clone();
+            inode.current = bytes;
+        }
+        state.names = kept.clone();
+        state.durable_names = kept;
+        state.dead = false;
+        state.cut = None;
+        state.calls = 0;
+    }
+
+    /// All files, to damage them.
+    pub(crate) fn files(&self) -> Vec<(String, usize)> {
+        let state = self.state();
+        let files = state.names.iter();
+        files
+            .map(|(name, inode)| (name.clone(), state.inodes[inode].current.len()))
+            .collect()
+    }
+
+    pub(crate) fn flip(&self, name: &str, at: usize) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        let inode = state.inodes.get_mut(&inode).unwrap();
+        inode.current[at] ^= 0x55;
+        inode.durable = inode.current.clone();
+    }
+
+    pub(crate) fn plant(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        let inode = Inode {
+            durable: bytes.clone(),
+            pending: Vec::new(),
+            current: bytes,
+        };
+        state.inodes.insert(number, inode);
+        state.names.insert(name.to_owned(), number);
+        state.durable_names.insert(name.to_owned(), number);
+    }
+}
+
+impl State {
+    fn step(&mut self) -> io::Result<bool> {
+        if self.dead {
+            return Err(io::Error::other("the power is off"));
+        }
+        self.calls += 1;
+        if self.cut == Some(self.calls) {
+            self.dead = true;
+        }
+        let faulty = self.faults.is_some_and(|odds| self.dice.below(odds) == 0);
+        Ok(faulty)
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.dead {
+            Err(io::Error::other("the power is off"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn used(&self) -> u64 {
+        let files = self
+            .names
+            .values()
+            .filter_map(|inode| self.inodes.get(inode));
+        files.map(|inode| inode.current.len() as u64).sum()
+    }
+
+    fn put(&mut self, number: u64, offset: usize, bytes: &[u8]) {
+        let inode = self.inodes.entry(number).or_default();
+        if inode.current.len() < offset + bytes.len() {
+            inode.current.resize(offset + bytes.len(), 0);
+        }
+        inode.current[offset..offset + bytes.len()].copy_from_slice(bytes);
+        inode.pending.push((offset, bytes.to_vec()));
+    }
+
+    fn settle(&mut self, number: u64) {
+        if self.lying_sync {
+            return;
+        }
+        let inode = self.inodes.entry(number).or_default();
+        for (offset, bytes) in inode.pending.drain(..) {
+            if inode.durable.len() < offset + bytes.len() {
+                inode.durable.resize(offset + bytes.len(), 0);
+            }
+            inode.durable[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        }
+    }
+}
+
+impl Storage for Simulated {
+    type File = u64;
+
+    fn make_dir(&mut self, _: &str) -> io::Result<()> {
+        self.state().step()?;
+        self.state().alive()
+    }
+
+    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>> {
+        let mut state = self.state();
+        state.step()?;
+        let under = format!("{path}/");
+        let names = state.names.iter().filter_map(|(name, inode)| {
+            let name = name.strip_prefix(&under)?;
+            Some((name.to_owned(), state.inodes[inode].current.len() as u64))
+        });
+        Ok(names.collect())
+    }
+
+    fn create(&mut self, path: &str) -> io::Result<u64> {
+        let mut state = self.state();
+        state.step()?;
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let number = state.next;
+        state.next += 1;
+        state.inodes.insert(number, Inode::default());
+        state.names.insert(path.to_owned(), number);
+        state.alive()?;
+        Ok(number)
+    }
+
+    fn open_append(&mut self, path: &str) -> io::Result<u64> {
+        let mut state = self.state();
+        state.step()?;
+        let found = state.names.get(path).copied();
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn append(&mut self, file: &mut u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let faulty = state.step()?;
+        let offset = state.inodes[file].current.len();
+        let room = state.capacity.saturating_sub(state.used());
+        let short = faulty || state.dead || bytes.len() as u64 > room;
+        let count = if short {
+            let most = room.min(bytes.len() as u64);
+            state.dice.below(most + 1) as usize
+        } else {
+            bytes.len()
+        };
+        state.put(*file, offset, &bytes[..count]);
+        state.alive()?;
+        if bytes.len() as u64 > room || (faulty && state.dice.below(2) == 0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if faulty {
+            Err(io::Error::other("append failed"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn sync(&mut self, file: &mut u64) -> io::Result<()> {
+        let mut state = self.state();
+        if state.step()? {
+            // Marked clean and never written: what a failed fsync leaves on ext4.
+            if let Some(inode) = state.inodes.get_mut(file) {
+                inode.pending.clear();
+            }
+            return Err(io::Error::other("sync failed"));
+        }
+        state.alive()?;
+        state.settle(*file);
+        Ok(())
+    }
+
+    fn sync_dir(&mut self, path: &str) -> io::Result<()> {
+        let mut state = self.state();
+        if state.step()? {
+            return Err(io::Error::other("sync of a folder failed"));
+        }
+        state.alive()?;
+        if state.lying_sync_dir {
+            return Ok(());
+        }
+        let inside = |name: &str| match name.rsplit_once('/') {
+            Some((folder, _)) => folder == path,
+            None => path.is_empty(),
+        };
+        let state = &mut *state;
+        state.durable_names.retain(|name, _| !inside(name));
+        let now = state.names.iter().filter(|(name, _)| inside(name));
+        state
+            .durable_names
+            .extend(now.map(|(name, inode)| (name.clone(), *inode)));
+        Ok(())
+    }
+
+    fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        state.step()?;
+        let number = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let bytes = &state.inodes[&number].current;
+        let from = (offset as usize).min(bytes.len());
+        let count = out.len().min(bytes.len() - from);
+        out[..count].copy_from_slice(&bytes[from..from + count]);
+        Ok(count)
+    }
+
+    fn unlink(&mut self, path: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.names.remove(path);
+        state.alive()
+    }
+
+    fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let faulty = state.step()?;
+        let number = match state.names.get(path).copied() {
+            Some(number) => number,
+            None => {
+                let number = state.next;
+                state.next += 1;
+                state.names.insert(path.to_owned(), number);
+                number
+            }
+        };
+        state.put(number, offset as usize, bytes);
+        state.alive()?;
+        if faulty {
+            return Err(io::Error::other("slot failed"));
+        }
+        state.settle(number);
+        state.durable_names.insert(path.to_owned(), number);
+        Ok(())
+    }
+
+    fn free(&mut self) -> io::Result<(u64, bool)> {
+        let state = self.state();
+        Ok((state.capacity.saturating_sub(state.used()), true))
+    }
+}

@@ -1,0 +1,535 @@
+//! Random work on a disk that forgets, against a plain model. Each test names
+//! the invariants (docs/SPOOL.md) that it holds the spool to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cursor::Reason;
+use super::log::{Log, Now, Settings};
+use super::queue::Core;
+use super::simulated::{Dice, Simulated};
+use super::{Lane, Outcome, Subscription};
+use crate::config::{Durability, SpoolLimits, UplinkName};
+use crate::frame::{Batch, Class, Codec, FrameId, Signal, Stamp};
+
+const OTLP: UplinkName = UplinkName::Otlp;
+const MQTT: UplinkName = UplinkName::Mqtt;
+const SECOND: u64 = 1_000_000_000;
+
+/// What a workload may meet.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    seed: u64,
+    steps: u64,
+    cut: Option<u64>,
+    faults: Option<u64>,
+    quota: u64,
+    capacity: u64,
+    memory: u64,
+    mutant: u8,
+}
+
+const CALM: Plan = Plan {
+    seed: 0,
+    steps: 120,
+    cut: None,
+    faults: None,
+    quota: 8 << 20,
+    capacity: 1 << 30,
+    memory: 1 << 20,
+    mutant: 0,
+};
+
+/// What must hold.
+#[derive(Default)]
+struct Model {
+    /// All that was accepted: seq, epoch and body.
+    accepted: BTreeMap<u64, (u32, Bytes)>,
+    /// What the uplink's server has acknowledged.
+    acked: BTreeSet<u64>,
+    open: Vec<FrameId>,
+}
+
+struct World {
+    plan: Plan,
+    disk: Simulated,
+    core: Core<Simulated>,
+    model: Model,
+    dice: Dice,
+    at: u64,
+    epoch: u32,
+}
+
+fn limits(plan: &Plan) -> SpoolLimits {
+    SpoolLimits {
+        quota: plan.quota,
+        reserve: 0,
+        memory: plan.memory,
+        loss_window: Duration::from_secs(10),
+        durability: Durability::Window,
+    }
+}
+
+fn subscriptions() -> Vec<Subscription> {
+    vec![
+        Subscription {
+            uplink: OTLP,
+            required: true,
+            signals: vec![Signal::Metrics, Signal::Logs],
+        },
+        Subscription {
+            uplink: MQTT,
+            required: false,
+            signals: vec![Signal::Traces],
+        },
+    ]
+}
+
+fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
+    let settings = Settings {
+        quota: plan.quota,
+        reserve: 0,
+        segment: 6000,
+        epoch,
+        boot_id: [1; 16],
+        seed: u64::from(epoch) << 32 | plan.seed,
+    };
+    let mut core = Core::new(limits(plan), &subscriptions(), epoch);
+    let _ = core.attach(Log::new(disk.clone(), settings));
+    core
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let disk = Simulated::new(plan.seed);
+        {
+            let mut state = disk.state();
+            state.capacity = plan.capacity;
+            state.lying_sync = plan.mutant == 1;
+            state.lying_sync_dir = plan.mutant == 2;
+        }
+        let core = open(&plan, &disk, 1);
+        {
+            let mut state = disk.state();
+            state.cut = plan.cut.map(|cut| cut + state.calls);
+            state.faults = plan.faults;
+        }
+        Self {
+            plan,
+            disk,
+            core,
+            model: Model::default(),
+            dice: Dice::new(plan.seed),
+            at: SECOND,
+            epoch: 1,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let stamp = Stamp {
+            unix_ns: self.at,
+            boot_ns: self.at,
+        };
+        Now {
+            stamp,
+            synchronised: true,
+        }
+    }
+
+    /// One random step.
+    fn step(&mut self) {
+        match self.dice.below(10) {
+            0..=4 => self.store(),
+            5..=6 => self.send(),
+            7 => {
+                self.at += SECOND * self.dice.below(8);
+                let now = self.now();
+                self.core.tick(now);
+            }
+            8 => {
+                let up = self.dice.below(2) == 0;
+                self.core.link(OTLP, up);
+                if !up {
+                    self.model.open.clear();
+                }
+            }
+            _ => self.settle(),
+        }
+        let now = self.now();
+        if self.core.due().is_some_and(|due| due <= self.at) {
+            self.core.tick(now);
+        }
+        self.check_bounds();
+    }
+
+    fn store(&mut self) {
+        let size = match self.dice.below(8) {
+            0 => self.dice.below(5000),
+            _ => self.dice.below(600),
+        };
+        let number = self.model.accepted.len();
+        let body: Vec<u8> = (0..size).map(|n| (n as usize * 7 + number) as u8).collect();
+        let class = Class::ALL[self.dice.below(4) as usize];
+        let signal = if self.dice.below(5) == 0 {
+            Signal::Logs
+        } else {
+            Signal::Metrics
+        };
+        let stamp = self.now().stamp;
+        let batch = Batch {
+            signal,
+            class,
+            codec: Codec::Identity,
+            items: 1,
+            first: stamp,
+            last: stamp,
+            context: None,
+            body: Bytes::from(body),
+        };
+        let now = self.now();
+        let body = batch.body.clone();
+        if let Ok(id) = self.core.store(batch, now) {
+            let newest = self.model.accepted.last_key_value();
+            assert!(newest.is_none_or(|(&seq, &(epoch, _))| seq < id.seq || epoch != id.epoch));
+            let before = self.model.accepted.insert(id.seq, (id.epoch, body));
+            assert!(
+                before.is_none_or(|(epoch, _)| epoch != id.epoch),
+                "{id} twice"
+            );
+            self.model.acked.remove(&id.seq);
+        }
+    }
+
+    fn send(&mut self) {
+        let lane = if self.dice.below(2) == 0 {
+            Lane::Live
+        } else {
+            Lane::Backlog
+        };
+        if self.model.open.len() < 6
+            && let Some(frame) = self.core.next(OTLP, lane)
+        {
+            self.model.check(&frame);
+            assert!(
+                !self.model.open.contains(&frame.id),
+                "given out twice at once"
+            );
+            self.model.open.push(frame.id);
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.model.open.is_empty() {
+            return;
+        }
+        let at = self.dice.below(self.model.open.len() as u64) as usize;
+        let id = self.model.open.swap_remove(at);
+        if self.dice.below(4) == 0 {
+            self.core.settle(OTLP, id, &Outcome::Returned);
+        } else {
+            self.core.settle(OTLP, id, &Outcome::Delivered);
+            self.model.acked.insert(id.seq);
+        }
+    }
+
+    /// Invariant 7.
+    fn check_bounds(&self) {
+        assert!(self.core.memory_bytes <= self.plan.memory, "memory");
+        let usage = self.core.log.as_ref().map_or(0, Log::usage);
+        assert!(
+            usage <= self.plan.quota,
+            "{usage} bytes of {}",
+            self.plan.quota
+        );
+    }
+
+    /// What was said to be durable and is neither delivered nor counted as lost.
+    fn owed(&self) -> BTreeSet<u64> {
+        let waiting: BTreeSet<u64> = self
+            .core
+            .memory
+            .iter()
+            .flat_map(|m| m.keys().copied())
+            .collect();
+        let seqs = self.model.accepted.keys().copied();
+        seqs.filter(|seq| !self.model.acked.contains(seq) && !waiting.contains(seq))
+            .collect()
+    }
+
+    /// The power comes back.
+    fn restart(&mut self) {
+        self.epoch += 1;
+        self.model.open.clear();
+        self.core = open(&self.plan, &self.disk, self.epoch);
+    }
+}
+
+impl Model {
+    /// Invariants 1 and 2.
+    fn check(&self, frame: &crate::frame::Frame) {
+        let (_, body) = self.accepted.get(&frame.id.seq).expect("it was stored");
+        assert_eq!(&frame.batch.body, body, "{} byte for byte", frame.id);
+    }
+}
+
+/// All that the disk still gives, without touching the disk.
+fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
+    let disk = disk.fork();
+    let mut core = open(plan, &disk, 99);
+    drain(&mut core)
+}
+
+fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
+    let mut out = BTreeMap::new();
+    core.link(OTLP, true);
+    for lane in [Lane::Live, Lane::Backlog] {
+        while let Some(frame) = core.next(OTLP, lane) {
+            core.settle(OTLP, frame.id, &Outcome::Delivered);
+            assert!(out.insert(frame.id.seq, frame).is_none(), "given out twice");
+        }
+    }
+    assert_eq!(
+        core.pending(OTLP),
+        super::Pending::default(),
+        "figures agree"
+    );
+    out
+}
+
+/// Runs to the cut, then checks what came back. `false`: the work ended before it.
+fn run_with_cut(plan: Plan) -> bool {
+    let mut world = World::new(plan);
+    for _ in 0..plan.steps {
+        world.step();
+        if world.disk.state().dead {
+            break;
+        }
+    }
+    if !world.disk.state().dead {
+        return false;
+    }
+    let owed = world.owed();
+    assert!(
+        world.core.losses.table.is_empty(),
+        "{:?}",
+        world.core.losses
+    );
+    let cursors = world.core.durable.done.clone();
+    world.disk.crash();
+    check_survivors(&world, &owed, &plan);
+    // Cut at calls of the recovery itself: it must come out the same.
+    for cut in 1..40 {
+        let disk = world.disk.fork();
+        disk.state().cut = Some(cut);
+        let _ = open(&plan, &disk, 50);
+        disk.crash();
+        let found = contents(&plan, &disk);
+        for seq in &owed {
+            assert!(
+                found.contains_key(seq),
+                "{seq} lost by a cut in recovery, {plan:?}"
+            );
+        }
+    }
+    world.restart();
+    for (uplink, classes) in cursors.iter().enumerate().take(1) {
+        for (class, before) in classes.iter().enumerate() {
+            let after = &world.core.ledger().done[uplink][class];
+            assert_eq!(after, &after.joined(before), "a cursor went back, {plan:?}");
+        }
+    }
+    for _ in 0..30 {
+        world.step();
+    }
+    true
+}
+
+fn check_survivors(world: &World, owed: &BTreeSet<u64>, plan: &Plan) {
+    let found = contents(plan, &world.disk);
+    for frame in found.values() {
+        world.model.check(frame);
+    }
+    for seq in owed {
+        assert!(found.contains_key(seq), "{seq} was durable, {plan:?}");
+    }
+}
+
+#[test]
+fn nothing_durable_is_lost_by_a_cut_at_any_call() {
+    for seed in 1..=8 {
+        let mut cut = 1;
+        while run_with_cut(Plan {
+            seed,
+            cut: Some(cut),
+            ..CALM
+        }) {
+            cut += 1;
+        }
+        assert!(cut > 20, "the work reaches the disk");
+    }
+}
+
+#[test]
+fn a_missing_sync_or_folder_sync_is_caught() {
+    for mutant in [1, 2] {
+        let caught = (1..=3).any(|seed| {
+            (1..200).any(|cut| {
+                let plan = Plan {
+                    seed,
+                    cut: Some(cut),
+                    mutant,
+                    ..CALM
+                };
+                std::panic::catch_unwind(|| run_with_cut(plan)).is_err()
+            })
+        });
+        assert!(caught, "mutant {mutant} lives");
+    }
+}
+
+#[test]
+fn errors_of_the_disk_lose_nothing_that_is_not_counted() {
+    for seed in 1..=60 {
+        let plan = Plan {
+            seed,
+            steps: 300,
+            faults: Some(6),
+            ..CALM
+        };
+        conserve(plan);
+    }
+}
+
+#[test]
+fn a_small_quota_a_full_disk_and_little_memory_lose_only_what_is_counted() {
+    for seed in 1..=40 {
+        conserve(Plan {
+            seed,
+            steps: 400,
+            quota: 120_000,
+            memory: 20_000,
+            ..CALM
+        });
+        conserve(Plan {
+            seed,
+            steps: 400,
+            capacity: 60_000,
+            memory: 20_000,
+            ..CALM
+        });
+    }
+}
+
+/// Invariant 4: stored = delivered + waiting + counted as lost.
+fn conserve(plan: Plan) {
+    let mut world = World::new(plan);
+    for _ in 0..plan.steps {
+        world.step();
+    }
+    world.disk.state().faults = None;
+    world.core.link(OTLP, false);
+    let rest = drain(&mut world.core);
+    for frame in rest.values() {
+        world.model.check(frame);
+    }
+    let lost: u64 = world
+        .core
+        .losses
+        .table
+        .iter()
+        .filter(|((_, reason), _)| *reason != Reason::Refused)
+        .map(|(_, loss)| loss.frames)
+        .sum();
+    let delivered: BTreeSet<u64> = world
+        .model
+        .acked
+        .iter()
+        .chain(rest.keys())
+        .copied()
+        .collect();
+    let missing = world.model.accepted.len() - delivered.len();
+    assert_eq!(missing as u64, lost, "{plan:?} {:?}", world.core.losses);
+}
+
+#[test]
+fn one_flipped_byte_costs_at_most_one_frame() {
+    let plan = Plan {
+        seed: 3,
+        steps: 60,
+        ..CALM
+    };
+    let mut world = World::new(plan);
+    for _ in 0..plan.steps {
+        world.store();
+    }
+    let now = world.now();
+    for sealed in [false, true] {
+        if sealed {
+            assert!(world.core.stop(now));
+        } else {
+            for class in Class::ALL {
+                assert!(world.core.flush(class, now));
+            }
+        }
+        let whole = contents(&plan, &world.disk).len();
+        assert_eq!(whole, 60);
+        for (name, len) in world.disk.files() {
+            for at in (0..len).step_by(if len > 2000 { 7 } else { 1 }) {
+                let disk = world.disk.fork();
+                disk.flip(&name, at);
+                let found = contents(&plan, &disk);
+                for frame in found.values() {
+                    world.model.check(frame);
+                }
+                assert!(
+                    found.len() + 1 >= whole,
+                    "{name} byte {at}: {} of {whole}",
+                    found.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_rubbish_in_the_folder_stops_the_start() {
+    for seed in 1..=200 {
+        let mut dice = Dice::new(seed);
+        let mut world = World::new(Plan { seed, ..CALM });
+        for _ in 0..10 {
+            world.store();
+        }
+        world.core.stop(world.now());
+        let (name, good) = world.disk.files().into_iter().next().unwrap();
+        let mut bytes: Vec<u8> = vec![0; good];
+        let _ = super::storage::Storage::read_at(&mut world.disk, &name, 0, &mut bytes);
+        for _ in 0..20 {
+            let at = dice.below(bytes.len() as u64) as usize;
+            bytes[at] = dice.below(256) as u8;
+        }
+        bytes.truncate(dice.below(good as u64 + 1) as usize);
+        world.disk.plant(&name, bytes);
+        let junk: Vec<u8> = (0..dice.below(3000))
+            .map(|_| dice.below(256) as u8)
+            .collect();
+        for name in [
+            "normal/00000000000000ff.seg",
+            "bulk/ffffffffffffffff.seg",
+            "cursors",
+            "bulk/x.seg",
+            "lock",
+        ] {
+            world.disk.plant(name, junk.clone());
+        }
+        world.restart();
+        assert!(world.core.log.is_some());
+        for frame in contents(&world.plan, &world.disk).values() {
+            world.model.check(frame);
+        }
+        for _ in 0..30 {
+            world.step();
+        }
+    }
+}
