@@ -65,10 +65,22 @@ impl Identity {
             set(&mut attributes, key, Some(value.clone()));
         }
         set(&mut attributes, "device.id", Some(device_id.clone()));
-        set(&mut attributes, "service.name", Some(config.device.service_name.clone()).filter(|name| !name.is_empty()));
-        set(&mut attributes, "service.version", Some(env!("CARGO_PKG_VERSION").to_owned()));
+        set(
+            &mut attributes,
+            "service.name",
+            Some(config.device.service_name.clone()).filter(|name| !name.is_empty()),
+        );
+        set(
+            &mut attributes,
+            "service.version",
+            Some(env!("CARGO_PKG_VERSION").to_owned()),
+        );
         set(&mut attributes, "service.instance.id", Some(uuid(random())));
-        set(&mut attributes, "deployment.environment.name", config.device.environment.clone());
+        set(
+            &mut attributes,
+            "deployment.environment.name",
+            config.device.environment.clone(),
+        );
         attributes.sort();
         Self {
             device_id,
@@ -86,19 +98,26 @@ fn device_id(config: &Config, root: &Path, host_name: Option<&str>) -> (String, 
     if let Some(serial) = SERIALS.iter().find_map(|path| serial(&root.join(path))) {
         return (serial, "device-tree");
     }
-    if let Some(id) = MACHINE_IDS.iter().find_map(|path| machine_id(&root.join(path))) {
+    if let Some(id) = MACHINE_IDS
+        .iter()
+        .find_map(|path| machine_id(&root.join(path)))
+    {
         return (derived(&id), "machine-id");
     }
     if let Some(id) = product_uuid(&root.join("sys/class/dmi/id/product_uuid")) {
         return (derived(&id), "dmi");
     }
     if let Some(name) = host_name.filter(|name| !name.starts_with("localhost")) {
-        log::warn!("this device has no serial number and no machine id; its host name {name:?} is taken as device.id. Set [device] id in the configuration if another device may have the same name");
+        log::warn!(
+            "this device has no serial number and no machine id; its host name {name:?} is taken as device.id. Set [device] id in the configuration if another device may have the same name"
+        );
         return (name.to_owned(), "hostname");
     }
     let mut id = "unknown-".to_owned();
     push_hex(&mut id, &random());
-    log::warn!("nothing identifies this device; it calls itself {id} until the agent restarts. Set [device] id in the configuration, or make /etc/machine-id with systemd-machine-id-setup");
+    log::warn!(
+        "nothing identifies this device; it calls itself {id} until the agent restarts. Set [device] id in the configuration, or make /etc/machine-id with systemd-machine-id-setup"
+    );
     (id, "random")
 }
 
@@ -113,13 +132,19 @@ fn serial(path: &Path) -> Option<String> {
 /// 32 hexadecimal digits; `uninitialized` and all zeros are none.
 fn machine_id(path: &Path) -> Option<String> {
     let id = file::small(path)?.to_ascii_lowercase();
-    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    let valid = id.len() == 32
+        && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && id.bytes().any(|byte| byte != b'0');
     valid.then_some(id)
 }
 
 /// A UUID that is not one of the placeholders of boards without one.
 fn product_uuid(path: &Path) -> Option<String> {
-    let id: String = file::small(path)?.to_ascii_lowercase().chars().filter(|c| *c != '-').collect();
+    let id: String = file::small(path)?
+        .to_ascii_lowercase()
+        .chars()
+        .filter(|c| *c != '-')
+        .collect();
     let first = id.bytes().next()?;
     let distinct = id.bytes().any(|byte| byte != first) && id != "03000200040005000006000700080009";
     (id.len() == 32 && distinct && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
@@ -137,15 +162,28 @@ fn derived(secret: &str) -> String {
 fn host_attributes(root: &Path, host_name: Option<String>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let release = OsRelease::read(root);
-    set(&mut found, "device.model.identifier", MODELS.iter().find_map(|path| file::small(&root.join(path))));
-    set(&mut found, "host.id", MACHINE_IDS.iter().find_map(|path| machine_id(&root.join(path))).map(|id| derived(&id)));
+    set(
+        &mut found,
+        "device.model.identifier",
+        MODELS.iter().find_map(|path| file::small(&root.join(path))),
+    );
+    set(
+        &mut found,
+        "host.id",
+        MACHINE_IDS
+            .iter()
+            .find_map(|path| machine_id(&root.join(path)))
+            .map(|id| derived(&id)),
+    );
     set(&mut found, "host.name", host_name);
     set(&mut found, "host.arch", Some(arch(&System::cpu_arch())));
     set(&mut found, "os.type", Some("linux".to_owned()));
     set(&mut found, "os.name", release.name);
     set(&mut found, "os.version", release.version);
     set(&mut found, "os.build_id", release.build);
-    let kernel = System::kernel_version().ok().map(|version| format!("Linux {version}"));
+    let kernel = System::kernel_version()
+        .ok()
+        .map(|version| format!("Linux {version}"));
     set(&mut found, "os.description", release.pretty.or(kernel));
     found
 }
@@ -194,7 +232,9 @@ struct OsRelease {
 
 impl OsRelease {
     fn read(root: &Path) -> Self {
-        let text = ["etc/os-release", "usr/lib/os-release"].iter().find_map(|path| file::small(&root.join(path)));
+        let text = ["etc/os-release", "usr/lib/os-release"]
+            .iter()
+            .find_map(|path| file::small(&root.join(path)));
         Self::parse(&text.unwrap_or_default())
     }
 
@@ -209,7 +249,9 @@ impl OsRelease {
         };
         Self {
             name: value("NAME").or_else(|| value("ID")),
-            version: value("IMAGE_VERSION").or_else(|| value("VERSION_ID")).or_else(|| value("BUILD_ID")),
+            version: value("IMAGE_VERSION")
+                .or_else(|| value("VERSION_ID"))
+                .or_else(|| value("BUILD_ID")),
             build: value("BUILD_ID"),
             pretty: value("PRETTY_NAME"),
         }
@@ -219,7 +261,9 @@ impl OsRelease {
 /// Shell quoting as far as os-release(5) allows it.
 fn unquote(value: &str) -> String {
     let value = value.trim();
-    let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    let inner = ['"', '\'']
+        .iter()
+        .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
     let mut out = String::new();
     let mut escaped = false;
     for c in inner.unwrap_or(value).chars() {
@@ -256,7 +300,14 @@ fn uuid(bytes: [u8; 16]) -> String {
     let id = id & !(0x3 << 62) | (0x2 << 62);
     let digits = format!("{id:032x}");
     let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
 }
 
 fn sha256(input: &[u8]) -> Vec<u8> {
@@ -293,11 +344,20 @@ mod tests {
     #[test]
     fn the_first_usable_source_names_the_device() {
         let serial = ("proc/device-tree/serial-number", b"1000abcd\0".as_slice());
-        assert_eq!(found(&[serial, ("etc/machine-id", ID)]), ("1000abcd".to_owned(), "device-tree"));
+        assert_eq!(
+            found(&[serial, ("etc/machine-id", ID)]),
+            ("1000abcd".to_owned(), "device-tree")
+        );
         let (id, source) = found(&[("etc/machine-id", ID)]);
         assert_eq!((id.len(), source), (32, "machine-id"));
-        assert_eq!(found(&[("proc/sys/kernel/hostname", b"gw7\n")]), ("gw7".to_owned(), "hostname"));
-        assert_eq!(found(&[("proc/sys/kernel/hostname", b"localhost\n")]).1, "random");
+        assert_eq!(
+            found(&[("proc/sys/kernel/hostname", b"gw7\n")]),
+            ("gw7".to_owned(), "hostname")
+        );
+        assert_eq!(
+            found(&[("proc/sys/kernel/hostname", b"localhost\n")]).1,
+            "random"
+        );
     }
 
     #[test]
@@ -308,40 +368,102 @@ mod tests {
         assert_eq!(a.device_id, b.device_id);
         assert!(!format!("{a:?}").contains("0123456789abcdef"));
         // sha256("abc"), FIPS 180-2.
-        assert_eq!(sha256(b"abc").get(..4), Some([0xba, 0x78, 0x16, 0xbf].as_slice()));
+        assert_eq!(
+            sha256(b"abc").get(..4),
+            Some([0xba, 0x78, 0x16, 0xbf].as_slice())
+        );
     }
 
     #[test]
     fn bad_files_count_as_absent() {
         let huge = vec![b'a'; 1 << 20];
-        for content in [b"".as_slice(), b"uninitialized\n", b"\0\0\0", b"\xff\xfe\x00", b"00000000000000000000000000000000\n", &huge] {
-            let files = [("etc/machine-id", content), ("proc/device-tree/serial-number", if content == b"uninitialized\n" { b"0000" } else { content })];
+        for content in [
+            b"".as_slice(),
+            b"uninitialized\n",
+            b"\0\0\0",
+            b"\xff\xfe\x00",
+            b"00000000000000000000000000000000\n",
+            &huge,
+        ] {
+            let files = [
+                ("etc/machine-id", content),
+                (
+                    "proc/device-tree/serial-number",
+                    if content == b"uninitialized\n" {
+                        b"0000"
+                    } else {
+                        content
+                    },
+                ),
+            ];
             assert_eq!(found(&files).1, "random", "{:?}", content.get(..10));
         }
-        assert_eq!(found(&[("sys/class/dmi/id/product_uuid", b"FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF\n")]).1, "random");
-        assert_eq!(found(&[("sys/class/dmi/id/product_uuid", b"4C4C4544-0051-3510-8054-B4C04F4E3132\n")]).1, "dmi");
+        assert_eq!(
+            found(&[(
+                "sys/class/dmi/id/product_uuid",
+                b"FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF\n"
+            )])
+            .1,
+            "random"
+        );
+        assert_eq!(
+            found(&[(
+                "sys/class/dmi/id/product_uuid",
+                b"4C4C4544-0051-3510-8054-B4C04F4E3132\n"
+            )])
+            .1,
+            "dmi"
+        );
     }
 
     #[test]
     fn the_firmware_version_is_the_images_own_if_it_has_one() {
-        let release = OsRelease::parse("NAME=\"My \\\"OS\\\"\"\nVERSION_ID='12'\nIMAGE_VERSION=2026.11\nBUILD_ID=b7\n#x\njunk\n");
+        let release = OsRelease::parse(
+            "NAME=\"My \\\"OS\\\"\"\nVERSION_ID='12'\nIMAGE_VERSION=2026.11\nBUILD_ID=b7\n#x\njunk\n",
+        );
         assert_eq!(release.name.as_deref(), Some("My \"OS\""));
         assert_eq!(release.version.as_deref(), Some("2026.11"));
-        assert_eq!(OsRelease::parse("VERSION_ID=\"\"\nBUILD_ID=b7").version.as_deref(), Some("b7"));
+        assert_eq!(
+            OsRelease::parse("VERSION_ID=\"\"\nBUILD_ID=b7")
+                .version
+                .as_deref(),
+            Some("b7")
+        );
         assert_eq!(OsRelease::parse("\0\0"), OsRelease::default());
     }
 
     #[test]
     fn people_override_what_was_found_but_not_the_id() {
-        let dir = root(&[("etc/machine-id", ID), ("proc/sys/kernel/random/boot_id", b"00000000-0000-0000-0000-0000000000ff\n")]);
+        let dir = root(&[
+            ("etc/machine-id", ID),
+            (
+                "proc/sys/kernel/random/boot_id",
+                b"00000000-0000-0000-0000-0000000000ff\n",
+            ),
+        ]);
         let mut config = crate::pipeline::tests::config(dir.path());
         config.device.id = Some("gw-1".into());
         config.device.environment = Some("test".into());
-        config.device.attributes.insert("host.name".into(), "mine".into());
-        config.device.attributes.insert("device.id".into(), "other".into());
+        config
+            .device
+            .attributes
+            .insert("host.name".into(), "mine".into());
+        config
+            .device
+            .attributes
+            .insert("device.id".into(), "other".into());
         let identity = Identity::find(&config);
-        let value = |key: &str| identity.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        assert_eq!((value("device.id"), value("host.name")), (Some("gw-1"), Some("mine")));
+        let value = |key: &str| {
+            identity
+                .attributes
+                .iter()
+                .find(|(k, _)| k == key)
+                .map(|(_, v)| v.as_str())
+        };
+        assert_eq!(
+            (value("device.id"), value("host.name")),
+            (Some("gw-1"), Some("mine"))
+        );
         assert_eq!(value("deployment.environment.name"), Some("test"));
         assert_eq!(value("service.instance.id").map(str::len), Some(36));
         assert!(identity.attributes.is_sorted());

@@ -10,16 +10,17 @@
 //!     1: Resource { 1: KeyValue… }
 //!     2: ScopeMetrics { 1: Scope { 1: name, 2: version }
 //!         2: Metric { 1: name, 3: unit, 5: Gauge | 7: Sum {
-//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 3: time, 4: double | 6: int }
+//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 4: double | 6: int, 3: time }
 //!             Sum only: 2: temporality, 3: monotonic } } }
 //!     3: schema_url } }
 //! ```
 //!
 //! OTLP repeats attributes and times at every point, so what counts is what
-//! gzip finds. A point's fields stand in the order that makes the longest
-//! repeats: attributes and start time as in the point before it of the same
-//! series, then the time as in the series before it, then the value. One
-//! metric's points go tick by tick or series by series, see [`encode`].
+//! gzip finds. Points go series by series and their fields stand in the order
+//! that makes the longest repeats: attributes, start time and (while it does
+//! not change) value are one repeat of the point before, the time is one of
+//! the series before. Other orders (tick by tick, time first) were measured
+//! and differ by less than 3 %.
 //! Descriptions stay at home, in `docs/GAUGES.md`: a metered link would pay
 //! for them with every batch.
 
@@ -75,7 +76,10 @@ pub fn gunzip(body: &[u8], limit: usize) -> Result<Vec<u8>, Unpack> {
     let room = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut out = Vec::new();
     let decoder = flate2::read::GzDecoder::new(body);
-    decoder.take(room).read_to_end(&mut out).map_err(|_| Unpack::Damaged)?;
+    decoder
+        .take(room)
+        .read_to_end(&mut out)
+        .map_err(|_| Unpack::Damaged)?;
     if out.len() > limit {
         return Err(Unpack::TooLong);
     }
@@ -93,7 +97,12 @@ impl Encoder {
     pub fn new(resource: &[(String, String)], scope_version: &str) -> Self {
         let mut attributes = Vec::new();
         for (key, value) in resource {
-            key_value(&mut attributes, 1, key, &Attribute::Text(value.clone().into()));
+            key_value(
+                &mut attributes,
+                1,
+                key,
+                &Attribute::Text(value.clone().into()),
+            );
         }
         let mut scope = Vec::new();
         string(&mut scope, 1, "sonde");
@@ -121,7 +130,8 @@ impl Encoder {
         self.chunk.clear();
         self.out.clear();
         // RFC 1952: magic, deflate, no flags, no time, no hint, made on Unix.
-        self.out.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
+        self.out
+            .extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
     }
 
     fn finish(&mut self) -> Bytes {
@@ -164,10 +174,8 @@ impl Encoder {
     }
 }
 
-/// Writes the request into the chunk, spilling as it grows.
-///
-/// Points of one metric go tick by tick: neighbours share their time, and each
-/// repeats the rest of the point one tick before it, which is near.
+/// Writes the request into the chunk, spilling as it grows: all series of one
+/// gauge under one metric, each series' points in time order.
 fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
     let mut columns: Vec<(&Series, Column<_>)> = sealed
         .columns()
@@ -180,13 +188,18 @@ fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
         })
         .collect();
     columns.sort_by(|(a, _), (b, _)| a.gauge.name.cmp(&b.gauge.name));
-    let metrics: Vec<&mut [(&Series, Column<_>)]> =
-        columns.chunk_by_mut(|(a, _), (b, _)| Arc::ptr_eq(&a.gauge, &b.gauge)).collect();
+    let metrics: Vec<&mut [(&Series, Column<_>)]> = columns
+        .chunk_by_mut(|(a, _), (b, _)| Arc::ptr_eq(&a.gauge, &b.gauge))
+        .collect();
 
     let sizes: Vec<(usize, usize)> = metrics.iter().map(|metric| metric_size(metric)).collect();
     let scope_metrics = field_size(to.scope.len())
-        + sizes.iter().map(|(_, metric)| field_size(*metric)).sum::<usize>();
-    let resource_metrics = field_size(to.resource.len()) + field_size(scope_metrics) + field_size(SCHEMA_URL.len());
+        + sizes
+            .iter()
+            .map(|(_, metric)| field_size(*metric))
+            .sum::<usize>();
+    let resource_metrics =
+        field_size(to.resource.len()) + field_size(scope_metrics) + field_size(SCHEMA_URL.len());
 
     let resource = std::mem::take(&mut to.resource);
     let scope = std::mem::take(&mut to.scope);
@@ -212,17 +225,14 @@ fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
     string(&mut to.chunk, 3, SCHEMA_URL);
 }
 
-fn write_points<P: Iterator<Item = Point> + Clone>(to: &mut Encoder, metric: &[(&Series, Column<P>)]) {
-    let mut series: Vec<_> = metric
-        .iter()
-        .map(|(_, column)| (column.attributes.as_slice(), column.points.clone().peekable()))
-        .collect();
-    while let Some(tick) = series.iter_mut().filter_map(|(_, points)| points.peek().map(|point| point.tick)).min() {
-        for (attributes, points) in &mut series {
-            while let Some(point) = points.next_if(|point| point.tick == tick) {
-                write_point(&mut to.chunk, attributes, &point);
-                to.spill();
-            }
+fn write_points<P: Iterator<Item = Point> + Clone>(
+    to: &mut Encoder,
+    metric: &[(&Series, Column<P>)],
+) {
+    for (_, column) in metric {
+        for point in column.points.clone() {
+            write_point(&mut to.chunk, &column.attributes, &point);
+            to.spill();
         }
     }
 }
@@ -233,11 +243,11 @@ fn write_point(out: &mut Vec<u8>, attributes: &[u8], point: &Point) {
     if point.start_ns != 0 {
         fixed(out, 2, point.start_ns);
     }
-    fixed(out, 3, point.unix_ns);
     match point.value {
         Value::Float(value) => fixed(out, 4, value.to_bits()),
         Value::Int(value) => fixed(out, 6, value.cast_unsigned()),
     }
+    fixed(out, 3, point.unix_ns);
 }
 
 fn point_size(attributes: usize, point: &Point) -> usize {
@@ -246,7 +256,9 @@ fn point_size(attributes: usize, point: &Point) -> usize {
 }
 
 /// Length of the Gauge or Sum, and of the Metric around it.
-fn metric_size<P: Iterator<Item = Point> + Clone>(metric: &[(&Series, Column<P>)]) -> (usize, usize) {
+fn metric_size<P: Iterator<Item = Point> + Clone>(
+    metric: &[(&Series, Column<P>)],
+) -> (usize, usize) {
     let Some((series, _)) = metric.first() else {
         return (0, 0);
     };
@@ -261,7 +273,9 @@ fn metric_size<P: Iterator<Item = Point> + Clone>(metric: &[(&Series, Column<P>)
         Kind::UpDownCounter => 2,
         Kind::Counter => 4,
     };
-    let size = field_size(series.gauge.name.len()) + field_size(series.gauge.unit.len()) + field_size(data);
+    let size = field_size(series.gauge.name.len())
+        + field_size(series.gauge.unit.len())
+        + field_size(data);
     (data, size)
 }
 
@@ -340,20 +354,36 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn at(tick: u64) -> Stamp {
-        Stamp { unix_ns: 1_700_000_000 * S + tick * S, boot_ns: 50 * S + tick * S }
+        Stamp {
+            unix_ns: 1_700_000_000 * S + tick * S,
+            boot_ns: 50 * S + tick * S,
+        }
     }
 
     fn filled(ticks: u64) -> (Recorder, [SeriesId; 3]) {
         let registry = Registry::default();
         let ids = [
             registry.series(&table::LOAD_1M, &[]).unwrap(),
-            registry.series(&table::DISK_IO, &[("disk.io.direction", text("read")), ("system.device", found("größe"))]).unwrap(),
-            registry.series(&table::DISK_IO, &[("n", Attribute::Int(-3))]).unwrap(),
+            registry
+                .series(
+                    &table::DISK_IO,
+                    &[
+                        ("disk.io.direction", text("read")),
+                        ("system.device", found("größe")),
+                    ],
+                )
+                .unwrap(),
+            registry
+                .series(&table::DISK_IO, &[("n", Attribute::Int(-3))])
+                .unwrap(),
         ];
         let mut recorder = Recorder::new(registry, Duration::from_secs(30), at(0));
         for tick in 0..ticks {
             let grows = i64::try_from(tick).unwrap();
-            let mut readings = vec![(ids[0], Ok(Value::Float(0.25))), (ids[1], Ok(Value::Int(grows)))];
+            let mut readings = vec![
+                (ids[0], Ok(Value::Float(0.25))),
+                (ids[1], Ok(Value::Int(grows))),
+            ];
             if tick % 2 == 0 {
                 readings.push((ids[2], Ok(Value::Int(-grows))));
             }
@@ -374,14 +404,21 @@ mod tests {
         for _ in 0..2 {
             let body = encoder.metrics(recorder.sealed().unwrap());
             let request = decode(&body);
-            assert_eq!(request.encoded_len(), gunzip(&body, 16 << 20).unwrap().len());
+            assert_eq!(
+                request.encoded_len(),
+                gunzip(&body, 16 << 20).unwrap().len()
+            );
             let resource = request.resource_metrics[0].resource.as_ref().unwrap();
             assert_eq!(resource.attributes[0].key, "device.id");
             let scope = &request.resource_metrics[0].scope_metrics[0];
             assert_eq!(scope.scope.as_ref().unwrap().version, "1.2.3");
             let metrics = &scope.metrics;
             assert_eq!(metrics.len(), 2);
-            let Some(Data::Sum(sum)) = metrics.iter().find(|m| m.name == "system.disk.io").and_then(|m| m.data.clone()) else {
+            let Some(Data::Sum(sum)) = metrics
+                .iter()
+                .find(|m| m.name == "system.disk.io")
+                .and_then(|m| m.data.clone())
+            else {
                 panic!("no sum");
             };
             assert!(sum.is_monotonic && sum.aggregation_temporality == 2);
@@ -391,8 +428,17 @@ mod tests {
             for point in &sum.data_points {
                 let tick = (point.time_unix_nano - at(0).unix_ns) / S;
                 let wanted = i64::try_from(tick).unwrap();
-                match point.attributes[0].value.as_ref().unwrap().value.as_ref().unwrap() {
-                    any_value::Value::IntValue(-3) => assert_eq!(point.value, Some(number_data_point::Value::AsInt(-wanted))),
+                match point.attributes[0]
+                    .value
+                    .as_ref()
+                    .unwrap()
+                    .value
+                    .as_ref()
+                    .unwrap()
+                {
+                    any_value::Value::IntValue(-3) => {
+                        assert_eq!(point.value, Some(number_data_point::Value::AsInt(-wanted)))
+                    }
                     any_value::Value::StringValue(direction) => {
                         assert_eq!(direction, "read");
                         assert_eq!(point.value, Some(number_data_point::Value::AsInt(wanted)));
@@ -403,10 +449,19 @@ mod tests {
                 }
             }
             assert_eq!(seen, 2000);
-            let Some(Data::Gauge(gauge)) = metrics.iter().find(|m| m.name == "sonde.load.1m").and_then(|m| m.data.clone()) else {
+            let Some(Data::Gauge(gauge)) = metrics
+                .iter()
+                .find(|m| m.name == "sonde.load.1m")
+                .and_then(|m| m.data.clone())
+            else {
                 panic!("no gauge");
             };
-            assert!(gauge.data_points.iter().all(|p| p.start_time_unix_nano == 0 && p.attributes.is_empty()));
+            assert!(
+                gauge
+                    .data_points
+                    .iter()
+                    .all(|p| p.start_time_unix_nano == 0 && p.attributes.is_empty())
+            );
         }
     }
 
@@ -416,11 +471,15 @@ mod tests {
         let mut encoder = Encoder::new(&[], "1");
         let (a, b) = recorder.sealed().unwrap().halved().unwrap();
         let count = |request: ExportMetricsServiceRequest| -> usize {
-            request.resource_metrics[0].scope_metrics[0].metrics.iter().map(|metric| match &metric.data {
-                Some(Data::Gauge(gauge)) => gauge.data_points.len(),
-                Some(Data::Sum(sum)) => sum.data_points.len(),
-                _ => 0,
-            }).sum()
+            request.resource_metrics[0].scope_metrics[0]
+                .metrics
+                .iter()
+                .map(|metric| match &metric.data {
+                    Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+                    Some(Data::Sum(sum)) => sum.data_points.len(),
+                    _ => 0,
+                })
+                .sum()
         };
         let halves = count(decode(&encoder.metrics(a))) + count(decode(&encoder.metrics(b)));
         assert_eq!(halves, recorder.sealed().unwrap().points());
@@ -433,7 +492,10 @@ mod tests {
         let raw = gunzip(&body, 1 << 20).unwrap();
         assert_eq!(gunzip(&body, raw.len()), Ok(raw.clone()));
         assert_eq!(gunzip(&body, raw.len() - 1), Err(Unpack::TooLong));
-        assert_eq!(gunzip(&body[..body.len() - 9], 1 << 20), Err(Unpack::Damaged));
+        assert_eq!(
+            gunzip(&body[..body.len() - 9], 1 << 20),
+            Err(Unpack::Damaged)
+        );
         assert_eq!(gunzip(b"", 10), Err(Unpack::Damaged));
         let mut flipped = body.to_vec();
         let middle = flipped.len() / 2;

@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::otlp::Encoder;
 use crate::recorder::{Recorder, Sealed};
 use crate::sampler::{Action, Sampler};
-use crate::spool::Spool;
+use crate::spool::{Refused, Spool};
 use crate::status::{GaugeStatus, SpoolStatus, UplinkStatus};
 use crate::trace::{self, Tracer};
 
@@ -99,14 +99,46 @@ impl PipelineHandle {
     /// Takes over intervals and batch length of a new configuration.
     pub async fn reload(&self, config: &Config) {
         // An ended pipeline has nothing to reload.
-        let _ = self.orders.send(Order::Reload(Box::new(config.clone()))).await;
+        let _ = self
+            .orders
+            .send(Order::Reload(Box::new(config.clone())))
+            .await;
     }
 }
 
 /// Starts it. Must be called within a runtime. `Err`: the reader thread could not be started.
-pub fn spawn(config: &Config, identity: &Identity, deps: PipelineDeps) -> std::io::Result<Pipeline> {
+pub fn spawn(
+    config: &Config,
+    identity: &Identity,
+    deps: PipelineDeps,
+) -> std::io::Result<Pipeline> {
     let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
-    let now = deps.clock.now();
+    let agent = Agent::new(deps.spool_status, deps.uplink_status);
+    let parts = Parts {
+        reader,
+        agent,
+        clock: deps.clock,
+        tracer: deps.tracer,
+        stop: deps.stop,
+    };
+    Ok(start(config, identity, parts, deps.spool))
+}
+
+struct Parts {
+    reader: Reader,
+    agent: Agent,
+    clock: Clock,
+    tracer: Tracer,
+    stop: CancellationToken,
+}
+
+fn start<S: Store + Sync>(
+    config: &Config,
+    identity: &Identity,
+    parts: Parts,
+    spool: S,
+) -> Pipeline {
+    let now = parts.clock.now();
     let registry = Registry::default();
     let (orders, inbox) = mpsc::channel(ASKERS);
     let figures = Arc::new(Mutex::new(Figures::default()));
@@ -114,24 +146,35 @@ pub fn spawn(config: &Config, identity: &Identity, deps: PipelineDeps) -> std::i
         sampler: Sampler::new(&config.gauges.families, now.boot_ns),
         recorder: Recorder::new(registry.clone(), config.batch.length, now),
         encoder: Encoder::new(&identity.attributes, env!("CARGO_PKG_VERSION")),
-        agent: Agent::new(deps.spool_status, deps.uplink_status),
-        reader,
+        agent: parts.agent,
+        reader: parts.reader,
         outstanding: None,
         spare: None,
         registry,
         figures: Figures::default(),
         shared: figures.clone(),
-        clock: deps.clock,
-        spool: deps.spool,
-        tracer: deps.tracer,
+        clock: parts.clock,
+        spool,
+        tracer: parts.tracer,
     };
-    Ok(Pipeline {
+    Pipeline {
         handle: PipelineHandle { orders, figures },
-        task: tokio::spawn(shell.run(inbox, deps.stop)),
-    })
+        task: tokio::spawn(shell.run(inbox, parts.stop)),
+    }
 }
 
-struct Shell {
+/// Where batches go: the spool, or a test's list.
+trait Store: Send + 'static {
+    fn store(&self, batch: Batch) -> impl Future<Output = Result<(), Refused>> + Send;
+}
+
+impl Store for Spool {
+    async fn store(&self, batch: Batch) -> Result<(), Refused> {
+        Spool::store(self, batch).await.map(|_| ())
+    }
+}
+
+struct Shell<S> {
     sampler: Sampler,
     recorder: Recorder,
     encoder: Encoder,
@@ -144,11 +187,11 @@ struct Shell {
     figures: Figures,
     shared: Arc<Mutex<Figures>>,
     clock: Clock,
-    spool: Spool,
+    spool: S,
     tracer: Tracer,
 }
 
-impl Shell {
+impl<S: Store + Sync> Shell<S> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>, stop: CancellationToken) {
         loop {
             let now_ns = self.clock.boot_ns();
@@ -164,7 +207,9 @@ impl Shell {
                 Action::Wait => None,
             };
             let wake = [wake, self.recorder.due_at()].into_iter().flatten().min();
-            let sleep = wake.map_or(LONGEST_SLEEP, |at| Duration::from_nanos(at.saturating_sub(now_ns)));
+            let sleep = wake.map_or(LONGEST_SLEEP, |at| {
+                Duration::from_nanos(at.saturating_sub(now_ns))
+            });
             tokio::select! {
                 () = stop.cancelled() => break,
                 // When nobody can ask any more, sampling goes on until it is stopped.
@@ -174,7 +219,9 @@ impl Shell {
         }
         self.seal().await;
         if !self.reader.stop(STOP_PATIENCE).await {
-            log::warn!("a gauge still hangs (a dead mount or bus); the agent ends without waiting for it");
+            log::warn!(
+                "a gauge still hangs (a dead mount or bus); the agent ends without waiting for it"
+            );
         }
     }
 
@@ -185,20 +232,26 @@ impl Shell {
                 let _ = reply.send(self.recorder.latest(self.clock.boot_ns()));
             }
             Order::Reload(config) => {
-                self.sampler.reschedule(&config.gauges.families, self.clock.boot_ns());
+                self.sampler
+                    .reschedule(&config.gauges.families, self.clock.boot_ns());
                 self.recorder.set_length(config.batch.length);
             }
         }
     }
 
     async fn tick(&mut self, families: Families) {
-        let mut span = self.tracer.build(trace::routine("tick", SpanKind::Internal));
+        let mut span = self
+            .tracer
+            .build(trace::routine("tick", SpanKind::Internal));
         let now = self.clock.now();
         if self.recorder.steps_at(now) {
             log::warn!("the wall clock was set; the batch before it is sealed");
             self.seal().await;
         }
-        let host: Families = families.iter().filter(|family| *family != Family::Agent).collect();
+        let host: Families = families
+            .iter()
+            .filter(|family| *family != Family::Agent)
+            .collect();
         let mut readings = self.read(host, now, &mut span).await;
         self.figures.ticks += 1;
         self.figures.overruns = self.sampler.overruns();
@@ -209,14 +262,22 @@ impl Shell {
         self.recorder.record(now, readings.as_slice(), context);
         readings.clear();
         self.spare = Some(readings);
-        span.set_attribute(KeyValue::new("sonde.tick", i64::try_from(self.figures.ticks).unwrap_or(i64::MAX)));
+        span.set_attribute(KeyValue::new(
+            "sonde.tick",
+            i64::try_from(self.figures.ticks).unwrap_or(i64::MAX),
+        ));
         span.end();
         self.sampler.finished(self.clock.boot_ns());
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
     }
 
     /// The host's readings; empty where the reader thread does not answer.
-    async fn read(&mut self, families: Families, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) -> Readings {
+    async fn read(
+        &mut self,
+        families: Families,
+        now: Stamp,
+        span: &mut opentelemetry_sdk::trace::Span,
+    ) -> Readings {
         if let Some(late) = &mut self.outstanding {
             match late.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {
@@ -258,7 +319,9 @@ impl Shell {
     }
 
     fn buffer(&mut self) -> Readings {
-        self.spare.take().unwrap_or_else(|| Readings::new(self.registry.clone()))
+        self.spare
+            .take()
+            .unwrap_or_else(|| Readings::new(self.registry.clone()))
     }
 
     fn note(&mut self, report: &Report, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) {
@@ -267,7 +330,11 @@ impl Shell {
             None | Some(Missing::Unsupported) => {}
             Some(missing) => {
                 self.recorder.absent(report.family, missing, now);
-                let text = format!("{} could not be read: {}", report.family.as_str(), missing.as_str());
+                let text = format!(
+                    "{} could not be read: {}",
+                    report.family.as_str(),
+                    missing.as_str()
+                );
                 span.set_status(Status::error(text));
             }
         }
@@ -278,7 +345,9 @@ impl Shell {
             self.count(family, 1);
             self.recorder.absent(family, Missing::Timeout, now);
         }
-        span.set_status(Status::error("the gauge-reader thread did not answer in time"));
+        span.set_status(Status::error(
+            "the gauge-reader thread did not answer in time",
+        ));
     }
 
     fn count(&mut self, family: Family, errors: u64) {
@@ -300,7 +369,10 @@ impl Shell {
             None => Vec::new(),
         };
         let bodies = batches.iter().map(|batch| batch.body.len()).sum();
-        let points = batches.iter().map(|batch| usize::try_from(batch.items).unwrap_or(0)).sum();
+        let points = batches
+            .iter()
+            .map(|batch| usize::try_from(batch.items).unwrap_or(0))
+            .sum();
         self.recorder.measured(points, bodies);
         self.recorder.clear();
         for batch in batches {
@@ -316,7 +388,13 @@ impl Shell {
 }
 
 /// One frame per batch; halves where a body comes out longer than a frame may be.
-fn encode(encoder: &mut Encoder, sealed: Sealed<'_>, tracer: &Tracer, links: Vec<Link>, out: &mut Vec<Batch>) {
+fn encode(
+    encoder: &mut Encoder,
+    sealed: Sealed<'_>,
+    tracer: &Tracer,
+    links: Vec<Link>,
+    out: &mut Vec<Batch>,
+) {
     let body = encoder.metrics(sealed);
     if body.len() > MAX_BODY
         && let Some((first, second)) = sealed.halved()
@@ -331,8 +409,14 @@ fn encode(encoder: &mut Encoder, sealed: Sealed<'_>, tracer: &Tracer, links: Vec
     let mut span = tracer.build(builder);
     span.set_attribute(KeyValue::new("messaging.operation.name", "publish"));
     span.set_attribute(KeyValue::new("messaging.operation.type", "create"));
-    span.set_attribute(KeyValue::new("messaging.destination.template", "sonde.metrics"));
-    span.set_attribute(KeyValue::new("messaging.message.body.size", whole(body.len())));
+    span.set_attribute(KeyValue::new(
+        "messaging.destination.template",
+        "sonde.metrics",
+    ));
+    span.set_attribute(KeyValue::new(
+        "messaging.message.body.size",
+        whole(body.len()),
+    ));
     span.set_attribute(KeyValue::new("sonde.batch.ticks", whole(sealed.ticks())));
     span.set_attribute(KeyValue::new("sonde.batch.points", whole(items)));
     let context = trace::context_of(span.span_context());
@@ -365,7 +449,10 @@ fn link(context: &TraceContext) -> Link {
 pub(crate) mod tests {
     use super::*;
     use crate::clock::ClockTrust;
-    use crate::config::{Batching, Device, Durability, Gauges, Logging, Paths, Routes, Sampler as Sampling, SpoolLimits, Tracing};
+    use crate::config::{
+        Batching, Device, Durability, Gauges, Logging, Paths, Routes, Sampler as Sampling,
+        SpoolLimits, Tracing,
+    };
     use opentelemetry::trace::TracerProvider as _;
     use std::path::Path;
 
@@ -373,7 +460,10 @@ pub(crate) mod tests {
     pub(crate) fn config(root: &Path) -> Config {
         Config {
             files: Vec::new(),
-            device: Device { service_name: "sonde".into(), ..Device::default() },
+            device: Device {
+                service_name: "sonde".into(),
+                ..Device::default()
+            },
             paths: Paths {
                 state: root.join("state"),
                 runtime: root.join("run"),
@@ -382,9 +472,14 @@ pub(crate) mod tests {
             },
             clock: ClockTrust::Always,
             gauges: Gauges {
-                families: Family::ALL.into_iter().map(|family| (family, Duration::from_secs(1))).collect(),
+                families: Family::ALL
+                    .into_iter()
+                    .map(|family| (family, Duration::from_secs(1)))
+                    .collect(),
             },
-            batch: Batching { length: Duration::from_secs(30) },
+            batch: Batching {
+                length: Duration::from_secs(30),
+            },
             spool: SpoolLimits {
                 quota: 1 << 20,
                 reserve: 0,
@@ -394,9 +489,20 @@ pub(crate) mod tests {
             },
             otlp: None,
             mqtt: None,
-            routes: Routes { metrics: Vec::new(), traces: Vec::new(), logs: Vec::new() },
-            trace: Tracing { sampler: Sampling::AlwaysOn, routine_ratio: 1.0, slow: Duration::from_secs(1) },
-            log: Logging { level: log::LevelFilter::Info, send: log::LevelFilter::Warn },
+            routes: Routes {
+                metrics: Vec::new(),
+                traces: Vec::new(),
+                logs: Vec::new(),
+            },
+            trace: Tracing {
+                sampler: Sampling::AlwaysOn,
+                routine_ratio: 1.0,
+                slow: Duration::from_secs(1),
+            },
+            log: Logging {
+                level: log::LevelFilter::Info,
+                send: log::LevelFilter::Warn,
+            },
             shutdown: Duration::from_secs(5),
         }
     }
@@ -409,7 +515,11 @@ pub(crate) mod tests {
         let begun = clock.now();
         let mut recorder = Recorder::new(registry.clone(), Duration::from_secs(30), begun);
         let (_spool, spool) = watch::channel(SpoolStatus::default());
-        let uplink = |name: &str| UplinkStatus { name: name.into(), state: "up".into(), ..UplinkStatus::default() };
+        let uplink = |name: &str| UplinkStatus {
+            name: name.into(),
+            state: "up".into(),
+            ..UplinkStatus::default()
+        };
         let (up, otlp) = watch::channel(uplink("otlp"));
         let mut agent = Agent::new(spool, vec![otlp]);
         let mut sources = crate::gauge::host_sources(Path::new("/"));
@@ -440,12 +550,20 @@ pub(crate) mod tests {
         let body = Encoder::new(&identity.attributes, "0").metrics(sealed);
         let raw = crate::otlp::gunzip(&body, 1 << 24).unwrap();
         let each = body.len() as f64 / sealed.points() as f64;
-        println!("{} series, {} points, {} raw, {} gzipped, {each:.2} bytes a point", registry.len(), sealed.points(), raw.len(), body.len());
+        println!(
+            "{} series, {} points, {} raw, {} gzipped, {each:.2} bytes a point",
+            registry.len(),
+            sealed.points(),
+            raw.len(),
+            body.len()
+        );
         assert!(each < 6.0, "{each:.2} bytes a point");
     }
 
     fn tracer() -> Tracer {
-        opentelemetry_sdk::trace::SdkTracerProvider::builder().build().tracer("test")
+        opentelemetry_sdk::trace::SdkTracerProvider::builder()
+            .build()
+            .tracer("test")
     }
 
     #[test]
@@ -454,21 +572,168 @@ pub(crate) mod tests {
         let id = registry.series(&crate::gauge::table::LOAD_1M, &[]).unwrap();
         let mut recorder = Recorder::new(registry, Duration::from_secs(30), Stamp::default());
         let mut noise = 1_u64;
-        for tick in 0..20_000_u64.min(4000) {
-            let stamp = Stamp { unix_ns: tick * 1_234_567_891, boot_ns: tick * 1_234_567_891 };
-            let readings: Vec<_> = (0..10).map(|_| {
-                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (id, Ok(crate::gauge::Value::Int(noise.cast_signed())))
-            }).collect();
+        for tick in 0..4000_u64 {
+            let stamp = Stamp {
+                unix_ns: tick * 1_234_567_891,
+                boot_ns: tick * 1_234_567_891,
+            };
+            let readings: Vec<_> = (0..10)
+                .map(|_| {
+                    noise = noise
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    (id, Ok(crate::gauge::Value::Int(noise.cast_signed())))
+                })
+                .collect();
             recorder.record(stamp, &readings, None);
         }
         let mut batches = Vec::new();
         let sealed = recorder.sealed().unwrap();
-        encode(&mut Encoder::new(&[], "0"), sealed, &tracer(), Vec::new(), &mut batches);
+        encode(
+            &mut Encoder::new(&[], "0"),
+            sealed,
+            &tracer(),
+            Vec::new(),
+            &mut batches,
+        );
         assert!(batches.len() > 1 && batches.iter().all(|batch| batch.body.len() <= MAX_BODY));
         let items: u32 = batches.iter().map(|batch| batch.items).sum();
         assert_eq!(usize::try_from(items).unwrap(), sealed.points());
-        assert!(batches.windows(2).all(|pair| pair[0].last.boot_ns < pair[1].first.boot_ns));
+        assert!(
+            batches
+                .windows(2)
+                .all(|pair| pair[0].last.boot_ns < pair[1].first.boot_ns)
+        );
         assert!(batches.iter().all(|batch| batch.context.is_some()));
+    }
+
+    struct Sink(mpsc::UnboundedSender<Batch>);
+
+    impl Store for Sink {
+        async fn store(&self, batch: Batch) -> Result<(), Refused> {
+            self.0.send(batch).map_err(|_| Refused::Stopped)
+        }
+    }
+
+    /// Hangs for ever at its second reading.
+    struct Hangs(u32, std::sync::mpsc::Receiver<()>);
+
+    impl crate::gauge::Source for Hangs {
+        fn family(&self) -> Family {
+            Family::Load
+        }
+
+        fn read(&mut self, _: Stamp, out: &mut Readings) -> Result<(), Missing> {
+            self.0 += 1;
+            if self.0 > 1 {
+                let _ = self.1.recv();
+            }
+            let id = out.series(&crate::gauge::table::LOAD_1M, &[]);
+            out.put(id, Ok(crate::gauge::Value::Int(1)));
+            Ok(())
+        }
+    }
+
+    fn ticks_of(batches: &[Batch]) -> Vec<i64> {
+        use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+        use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value};
+        use prost::Message as _;
+        let mut ticks = Vec::new();
+        for batch in batches {
+            let raw = crate::otlp::gunzip(&batch.body, 1 << 24).unwrap();
+            let request = ExportMetricsServiceRequest::decode(raw.as_slice()).unwrap();
+            let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+            let tick = metrics
+                .iter()
+                .find(|m| m.name == "sonde.sampler.tick")
+                .unwrap();
+            let Some(Data::Gauge(gauge)) = &tick.data else {
+                panic!("not a gauge")
+            };
+            ticks.extend(gauge.data_points.iter().map(|point| match point.value {
+                Some(Value::AsInt(tick)) => tick,
+                _ => panic!("not whole"),
+            }));
+        }
+        ticks
+    }
+
+    fn begin(
+        root: &Path,
+        reader: Reader,
+        sink: Sink,
+        length: Duration,
+    ) -> (Pipeline, CancellationToken) {
+        let mut config = config(root);
+        for every in config.gauges.families.values_mut() {
+            *every = Duration::from_millis(20);
+        }
+        config.batch.length = length;
+        let (_, spool) = watch::channel(SpoolStatus::default());
+        let stop = CancellationToken::new();
+        let parts = Parts {
+            reader,
+            agent: Agent::new(spool, Vec::new()),
+            clock: Clock::new(ClockTrust::Always),
+            tracer: tracer(),
+            stop: stop.clone(),
+        };
+        (start(&config, &Identity::find(&config), parts, sink), stop)
+    }
+
+    #[tokio::test]
+    async fn the_host_is_sampled_without_a_hole_and_the_last_batch_is_stored_at_the_end() {
+        let reader = Reader::start(Path::new("/"), Clock::new(ClockTrust::Always)).unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let (pipeline, stop) = begin(
+            Path::new("/"),
+            reader,
+            Sink(sink),
+            Duration::from_millis(200),
+        );
+        let mut batches = Vec::new();
+        for _ in 0..2 {
+            batches.push(stored.recv().await.unwrap());
+        }
+        let gauges = pipeline.handle.gauges().await;
+        assert!(
+            gauges
+                .iter()
+                .any(|g| g.name == "system.cpu.time" && g.value.is_some())
+        );
+        stop.cancel();
+        pipeline.task.await.unwrap();
+        while let Some(batch) = stored.recv().await {
+            batches.push(batch);
+        }
+        let figures = pipeline.handle.figures();
+        let wanted: Vec<i64> = (1..=i64::try_from(figures.ticks).unwrap()).collect();
+        assert_eq!(ticks_of(&batches), wanted);
+        let items: u64 = batches.iter().map(|batch| u64::from(batch.items)).sum();
+        assert_eq!(items, figures.points);
+        assert!(pipeline.handle.gauges().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_hangs_is_a_timeout_and_the_ticks_go_on() {
+        let (_open, gate) = std::sync::mpsc::channel();
+        let reader = Reader::with(
+            vec![Box::new(Hangs(0, gate))],
+            Clock::new(ClockTrust::Always),
+        )
+        .unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let (pipeline, stop) = begin(Path::new("/nowhere"), reader, Sink(sink), PATIENCE * 2);
+        let batch = stored.recv().await.unwrap();
+        let gauges = pipeline.handle.gauges().await;
+        let load = gauges.iter().find(|g| g.name == "sonde.load.1m").unwrap();
+        assert_eq!(
+            (load.value, load.missing.as_deref()),
+            (None, Some("timeout"))
+        );
+        let ticks = ticks_of(&[batch]);
+        assert!(ticks.len() > 10 && ticks.iter().zip(1..).all(|(a, b)| *a == b));
+        stop.cancel();
+        pipeline.task.await.unwrap();
     }
 }

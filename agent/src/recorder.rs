@@ -107,7 +107,9 @@ impl Recorder {
     /// Whether the batch must be sealed before a tick at `now` is recorded:
     /// the wall clock was set, and one batch has one idea of the time.
     pub fn steps_at(&self, now: Stamp) -> bool {
-        let stepped = self.offset.is_some_and(|offset| (offset_of(now) - offset).abs() > STEP_NS);
+        let stepped = self
+            .offset
+            .is_some_and(|offset| (offset_of(now) - offset).abs() > STEP_NS);
         stepped && !self.ticks.is_empty()
     }
 
@@ -159,12 +161,18 @@ impl Recorder {
 
     /// When the batch must be sealed (`boot_ns`); `None`: it is empty.
     pub fn due_at(&self) -> Option<u64> {
-        self.ticks.first().map(|first| first.boot_ns.saturating_add(self.length_ns))
+        self.ticks
+            .first()
+            .map(|first| first.boot_ns.saturating_add(self.length_ns))
     }
 
     /// What has been recorded so far; `None`: nothing. Call [`Recorder::clear`] once it is stored.
     pub fn sealed(&self) -> Option<Sealed<'_>> {
-        (self.points > 0).then_some(Sealed { recorder: self, from: 0, to: self.ticks.len() })
+        (self.points > 0).then_some(Sealed {
+            recorder: self,
+            from: 0,
+            to: self.ticks.len(),
+        })
     }
 
     /// The spans of the batch's ticks, the latest [`MAX_LINKS`].
@@ -216,7 +224,11 @@ impl Recorder {
                 age_s: boot_ns.saturating_sub(at) as f64 / 1e9,
             })
         };
-        self.columns.iter().flatten().filter_map(described).collect()
+        self.columns
+            .iter()
+            .flatten()
+            .filter_map(described)
+            .collect()
     }
 
     fn unix_of(&self, boot_ns: u64) -> u64 {
@@ -228,7 +240,9 @@ impl Recorder {
 impl Column {
     fn push(&mut self, tick: u16, now: Stamp, value: Value) {
         let fell = self.series.gauge.kind == Kind::Counter
-            && self.last_value.is_some_and(|last| last.as_f64() > value.as_f64());
+            && self
+                .last_value
+                .is_some_and(|last| last.as_f64() > value.as_f64());
         if fell {
             self.falls.push((self.ticks.len(), self.last_boot_ns));
         }
@@ -244,7 +258,11 @@ impl Column {
 }
 
 /// The column of a series, made at its first reading.
-fn column<'a>(columns: &'a mut Vec<Option<Column>>, registry: &Registry, id: SeriesId) -> Option<&'a mut Column> {
+fn column<'a>(
+    columns: &'a mut Vec<Option<Column>>,
+    registry: &Registry,
+    id: SeriesId,
+) -> Option<&'a mut Column> {
     let at = usize::try_from(id.0).ok()?;
     if columns.len() <= at {
         columns.resize_with(at + 1, || None);
@@ -267,11 +285,17 @@ fn column<'a>(columns: &'a mut Vec<Option<Column>>, registry: &Registry, id: Ser
 
 impl<'a> Sealed<'a> {
     /// The series that have points, each with them, in time order.
-    pub fn columns(self) -> impl Iterator<Item = (&'a Series, impl Iterator<Item = Point> + Clone + 'a)> {
+    pub fn columns(
+        self,
+    ) -> impl Iterator<Item = (&'a Series, impl Iterator<Item = Point> + Clone + 'a)> {
         let recorder = self.recorder;
         recorder.columns.iter().flatten().filter_map(move |column| {
-            let begin = column.ticks.partition_point(|tick| usize::from(tick & !FLOAT) < self.from);
-            let end = column.ticks.partition_point(|tick| usize::from(tick & !FLOAT) < self.to);
+            let begin = column
+                .ticks
+                .partition_point(|tick| usize::from(tick & !FLOAT) < self.from);
+            let end = column
+                .ticks
+                .partition_point(|tick| usize::from(tick & !FLOAT) < self.to);
             if begin >= end {
                 return None;
             }
@@ -320,7 +344,13 @@ impl<'a> Sealed<'a> {
             return None;
         }
         let middle = self.from + self.ticks() / 2;
-        Some((Self { to: middle, ..self }, Self { from: middle, ..self }))
+        Some((
+            Self { to: middle, ..self },
+            Self {
+                from: middle,
+                ..self
+            },
+        ))
     }
 }
 
@@ -330,7 +360,12 @@ impl Recorder {
         if gauge.kind == Kind::Gauge {
             return 0;
         }
-        let fall = column.falls.iter().rev().find(|(from, _)| *from <= at).map(|(_, since)| *since);
+        let fall = column
+            .falls
+            .iter()
+            .rev()
+            .find(|(from, _)| *from <= at)
+            .map(|(_, since)| *since);
         let own = matches!(gauge.family, Family::Process | Family::Agent);
         let first = if own { self.process_start.boot_ns } else { 0 };
         // A sum that began before the clock was ever set cannot say when: 1970 is no earlier than that.
@@ -354,19 +389,30 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn at(second: u64) -> Stamp {
-        Stamp { unix_ns: 1_700_000_000 * S + second * S, boot_ns: 100 * S + second * S }
+        Stamp {
+            unix_ns: 1_700_000_000 * S + second * S,
+            boot_ns: 100 * S + second * S,
+        }
     }
 
     fn setup() -> (Recorder, SeriesId, SeriesId) {
         let registry = Registry::default();
         let gauge = registry.series(&table::LOAD_1M, &[]).unwrap();
         let sum = registry.series(&table::DISK_IO_TIME, &[]).unwrap();
-        (Recorder::new(registry, Duration::from_secs(30), at(0)), gauge, sum)
+        (
+            Recorder::new(registry, Duration::from_secs(30), at(0)),
+            gauge,
+            sum,
+        )
     }
 
     fn points(recorder: &Recorder, name: &str) -> Vec<Point> {
         let sealed = recorder.sealed().unwrap();
-        sealed.columns().find(|(series, _)| series.gauge.name == name).map(|(_, points)| points.collect()).unwrap_or_default()
+        sealed
+            .columns()
+            .find(|(series, _)| series.gauge.name == name)
+            .map(|(_, points)| points.collect())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -395,27 +441,61 @@ mod tests {
     #[test]
     fn only_finite_values_become_points_and_absence_is_kept_for_the_status() {
         let (mut recorder, gauge, sum) = setup();
-        recorder.record(at(0), &[(gauge, Ok(Value::Float(f64::NAN))), (sum, Err(Missing::Denied))], None);
+        recorder.record(
+            at(0),
+            &[
+                (gauge, Ok(Value::Float(f64::NAN))),
+                (sum, Err(Missing::Denied)),
+            ],
+            None,
+        );
         assert!(recorder.sealed().is_none());
-        let words: Vec<_> = recorder.latest(at(2).boot_ns).into_iter().map(|g| (g.value, g.missing, g.age_s)).collect();
-        assert_eq!(words, [(None, Some("garbage".to_owned()), 2.0), (None, Some("denied".to_owned()), 2.0)]);
+        let words: Vec<_> = recorder
+            .latest(at(2).boot_ns)
+            .into_iter()
+            .map(|g| (g.value, g.missing, g.age_s))
+            .collect();
+        assert_eq!(
+            words,
+            [
+                (None, Some("garbage".to_owned()), 2.0),
+                (None, Some("denied".to_owned()), 2.0)
+            ]
+        );
         recorder.absent(Family::Load, Missing::Timeout, at(3));
-        assert_eq!(recorder.latest(at(3).boot_ns)[0].missing.as_deref(), Some("timeout"));
+        assert_eq!(
+            recorder.latest(at(3).boot_ns)[0].missing.as_deref(),
+            Some("timeout")
+        );
     }
 
     #[test]
     fn sums_say_since_when_they_count_also_after_a_fall() {
         let (mut recorder, gauge, sum) = setup();
         for (second, value) in [(0, 5), (1, 9), (2, 3), (3, 4)] {
-            recorder.record(at(second), &[(gauge, Ok(Value::Int(1))), (sum, Ok(Value::Int(value)))], None);
+            recorder.record(
+                at(second),
+                &[(gauge, Ok(Value::Int(1))), (sum, Ok(Value::Int(value)))],
+                None,
+            );
         }
         let boot = at(0).unix_ns - at(0).boot_ns;
-        let starts: Vec<_> = points(&recorder, "system.disk.io_time").iter().map(|p| p.start_ns).collect();
+        let starts: Vec<_> = points(&recorder, "system.disk.io_time")
+            .iter()
+            .map(|p| p.start_ns)
+            .collect();
         assert_eq!(starts, [boot, boot, at(1).unix_ns, at(1).unix_ns]);
-        assert!(points(&recorder, "sonde.load.1m").iter().all(|p| p.start_ns == 0));
+        assert!(
+            points(&recorder, "sonde.load.1m")
+                .iter()
+                .all(|p| p.start_ns == 0)
+        );
         recorder.clear();
         recorder.record(at(4), &[(sum, Ok(Value::Int(6)))], None);
-        assert_eq!(points(&recorder, "system.disk.io_time")[0].start_ns, at(1).unix_ns);
+        assert_eq!(
+            points(&recorder, "system.disk.io_time")[0].start_ns,
+            at(1).unix_ns
+        );
     }
 
     #[test]
@@ -440,7 +520,11 @@ mod tests {
     fn halves_hold_every_point_once() {
         let (mut recorder, gauge, sum) = setup();
         for second in 0..7 {
-            recorder.record(at(second), &[(gauge, Ok(Value::Float(0.5))), (sum, Ok(Value::Int(1)))], None);
+            recorder.record(
+                at(second),
+                &[(gauge, Ok(Value::Float(0.5))), (sum, Ok(Value::Int(1)))],
+                None,
+            );
         }
         let whole = recorder.sealed().unwrap();
         let (a, b) = whole.halved().unwrap();
@@ -454,7 +538,12 @@ mod tests {
     fn links_are_bounded_and_the_latest_are_kept() {
         let (mut recorder, _, _) = setup();
         for n in 0..200_u8 {
-            let context = TraceContext { trace_id: [n; 16], span_id: [n; 8], flags: 1, state: "".into() };
+            let context = TraceContext {
+                trace_id: [n; 16],
+                span_id: [n; 8],
+                flags: 1,
+                state: "".into(),
+            };
             recorder.record(at(u64::from(n)), &[], Some(context));
         }
         assert_eq!(recorder.contexts().count(), MAX_LINKS);

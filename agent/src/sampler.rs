@@ -77,7 +77,11 @@ impl Sampler {
         }
         self.running = false;
         let mut late = false;
-        for when in self.families.values_mut().filter(|when| when.at_ns <= now_ns) {
+        for when in self
+            .families
+            .values_mut()
+            .filter(|when| when.at_ns <= now_ns)
+        {
             when.at_ns = after(now_ns, when.every_ns);
             late = true;
         }
@@ -93,7 +97,9 @@ impl Sampler {
         self.families = intervals
             .iter()
             .map(|(family, every)| {
-                let every_ns = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX).max(1_000_000);
+                let every_ns = u64::try_from(every.as_nanos())
+                    .unwrap_or(u64::MAX)
+                    .max(1_000_000);
                 let at_ns = match old.get(family) {
                     Some(was) if was.every_ns == every_ns => was.at_ns,
                     Some(_) => after(now_ns, every_ns),
@@ -112,7 +118,9 @@ impl Sampler {
 
 /// The first multiple of `every_ns` after `now_ns`.
 fn after(now_ns: u64, every_ns: u64) -> u64 {
-    (now_ns / every_ns).saturating_add(1).saturating_mul(every_ns)
+    (now_ns / every_ns)
+        .saturating_add(1)
+        .saturating_mul(every_ns)
 }
 
 #[cfg(test)]
@@ -122,7 +130,10 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn every(seconds: &[(Family, u64)]) -> BTreeMap<Family, Duration> {
-        seconds.iter().map(|(family, s)| (*family, Duration::from_secs(*s))).collect()
+        seconds
+            .iter()
+            .map(|(family, s)| (*family, Duration::from_secs(*s)))
+            .collect()
     }
 
     fn set(families: &[Family]) -> Action {

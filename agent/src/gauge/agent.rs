@@ -64,7 +64,10 @@ struct UplinkIds {
 
 impl Agent {
     /// Looks at these.
-    pub fn new(spool: watch::Receiver<SpoolStatus>, uplinks: Vec<watch::Receiver<UplinkStatus>>) -> Self {
+    pub fn new(
+        spool: watch::Receiver<SpoolStatus>,
+        uplinks: Vec<watch::Receiver<UplinkStatus>>,
+    ) -> Self {
         Self {
             spool,
             uplinks: uplinks.into_iter().map(|uplink| (uplink, None)).collect(),
@@ -80,8 +83,10 @@ impl Agent {
             tick: out.series(&TICK, &[]),
             points: out.series(&POINTS, &[]),
             overruns: out.series(&OVERRUNS, &[]),
-            errors: Family::ALL.map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
-            spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN].map(|gauge| out.series(gauge, &[])),
+            errors: Family::ALL
+                .map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
+            spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN]
+                .map(|gauge| out.series(gauge, &[])),
         });
         out.put(ids.tick, Value::whole(figures.ticks));
         out.put(ids.overruns, Value::whole(figures.overruns));
@@ -91,7 +96,11 @@ impl Agent {
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
         let mut points = figures.points;
-        let taken = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        let taken = out
+            .as_slice()
+            .iter()
+            .filter(|(_, value)| value.is_ok())
+            .count();
         points = points.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
         if ids.points.is_some() {
             points = points.saturating_add(1);
@@ -116,9 +125,13 @@ impl Agent {
                 None if self.losses.len() < MAX_LOSSES => {
                     let id = out.series(
                         &SPOOL_LOST,
-                        &[("sonde.class", found(&lost.class)), ("sonde.reason", found(&lost.reason))],
+                        &[
+                            ("sonde.class", found(&lost.class)),
+                            ("sonde.reason", found(&lost.reason)),
+                        ],
                     );
-                    self.losses.push((lost.class.clone(), lost.reason.clone(), id));
+                    self.losses
+                        .push((lost.class.clone(), lost.reason.clone(), id));
                     id
                 }
                 None => continue,
@@ -137,7 +150,10 @@ impl Agent {
             let ids = *ids.get_or_insert_with(|| {
                 let name = || ("sonde.uplink", found(&status.name));
                 let wire = |direction| {
-                    out.series(&UPLINK_WIRE, &[("network.io.direction", text(direction)), name()])
+                    out.series(
+                        &UPLINK_WIRE,
+                        &[("network.io.direction", text(direction)), name()],
+                    )
                 };
                 UplinkIds {
                     pending: out.series(&UPLINK_PENDING, &[name()]),
@@ -175,22 +191,53 @@ mod tests {
 
     #[test]
     fn points_count_everything_up_to_and_with_this_tick() {
-        let lost = LostStatus { class: "normal".into(), reason: "quota".into(), frames: 1, items: 9, first_unix_ns: 0, last_unix_ns: 0 };
-        let (_spool, spool) = watch::channel(SpoolStatus { lost: vec![lost], ..SpoolStatus::default() });
-        let (_up, up) = watch::channel(UplinkStatus { name: "otlp".into(), state: "odd".into(), ..UplinkStatus::default() });
+        let lost = LostStatus {
+            class: "normal".into(),
+            reason: "quota".into(),
+            frames: 1,
+            items: 9,
+            first_unix_ns: 0,
+            last_unix_ns: 0,
+        };
+        let (_spool, spool) = watch::channel(SpoolStatus {
+            lost: vec![lost],
+            ..SpoolStatus::default()
+        });
+        let (_up, up) = watch::channel(UplinkStatus {
+            name: "otlp".into(),
+            state: "odd".into(),
+            ..UplinkStatus::default()
+        });
         let (_unborn, unborn) = watch::channel(UplinkStatus::default());
         let mut agent = Agent::new(spool, vec![up, unborn]);
         let mut out = Readings::new(Registry::default());
         let host = out.series(&table::LOAD_1M, &[]);
         out.put(host, Ok(Value::Int(1)));
         out.put(host, Err(Missing::Gone));
-        let figures = Figures { ticks: 7, points: 100, ..Figures::default() };
+        let figures = Figures {
+            ticks: 7,
+            points: 100,
+            ..Figures::default()
+        };
         let points = agent.read(&figures, &mut out);
-        let good = out.as_slice().iter().filter(|(_, value)| value.is_ok()).count();
+        let good = out
+            .as_slice()
+            .iter()
+            .filter(|(_, value)| value.is_ok())
+            .count();
         assert_eq!(points, 100 + u64::try_from(good).unwrap());
-        assert_eq!(out.value("sonde.sampler.points"), Some(Value::whole(points)));
+        assert_eq!(
+            out.value("sonde.sampler.points"),
+            Some(Value::whole(points))
+        );
         assert_eq!(out.value("sonde.sampler.tick"), Some(Ok(Value::Int(7))));
-        assert_eq!(out.value("sonde.spool.lost sonde.class=normal sonde.reason=quota"), Some(Ok(Value::Int(9))));
-        assert_eq!(out.value("sonde.uplink.state sonde.uplink=otlp"), Some(Err(Missing::Garbage)));
+        assert_eq!(
+            out.value("sonde.spool.lost sonde.class=normal sonde.reason=quota"),
+            Some(Ok(Value::Int(9)))
+        );
+        assert_eq!(
+            out.value("sonde.uplink.state sonde.uplink=otlp"),
+            Some(Err(Missing::Garbage))
+        );
     }
 }

@@ -17,7 +17,15 @@ use super::table::{CPU_TIME, CPU_UTILIZATION};
 use super::{Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
-const MODES: [&str; 7] = ["user", "nice", "system", "idle", "iowait", "interrupt", "steal"];
+const MODES: [&str; 7] = [
+    "user",
+    "nice",
+    "system",
+    "idle",
+    "iowait",
+    "interrupt",
+    "steal",
+];
 
 /// Finer than a clock tick (1/100 s), so the tick count can be got back.
 const SECOND_GRAIN: f64 = 256.0;
@@ -100,7 +108,15 @@ fn parse(stat: &str) -> Option<Times> {
         };
     }
     let [user, nice, system, idle, iowait, irq, softirq, steal] = raw;
-    Some([user, nice, system, idle, iowait, irq.checked_add(softirq)?, steal])
+    Some([
+        user,
+        nice,
+        system,
+        idle,
+        iowait,
+        irq.checked_add(softirq)?,
+        steal,
+    ])
 }
 
 /// Each mode's part of the time that passed. A mode that fell (the kernel's
@@ -113,7 +129,10 @@ fn shares(before: Option<&Times>, after: &Times) -> [Result<Value, Missing>; MOD
     for (slot, (new, old)) in passed.iter_mut().zip(after.iter().zip(before)) {
         *slot = new.checked_sub(*old);
     }
-    let total: u64 = passed.iter().flatten().fold(0, |sum, part| sum.saturating_add(*part));
+    let total: u64 = passed
+        .iter()
+        .flatten()
+        .fold(0, |sum, part| sum.saturating_add(*part));
     passed.map(|part| match part {
         // Two readings within one clock tick: nothing can be said yet.
         _ if total == 0 => Err(Missing::First),
@@ -145,26 +164,52 @@ mod tests {
     fn time_is_by_mode_and_guest_time_is_not_told_twice() {
         let (out, done) = read(&["cpu  1000 2 300 4000 50 6 7 8 900 1\ncpu0 1 1\n"]);
         assert_eq!(done, Ok(()));
-        assert_eq!(out.value("system.cpu.time cpu.mode=user"), Some(Ok(Value::Float(10.0))));
-        let Some(Ok(Value::Float(interrupt))) = out.value("system.cpu.time cpu.mode=interrupt") else {
+        assert_eq!(
+            out.value("system.cpu.time cpu.mode=user"),
+            Some(Ok(Value::Float(10.0)))
+        );
+        let Some(Ok(Value::Float(interrupt))) = out.value("system.cpu.time cpu.mode=interrupt")
+        else {
             panic!("no interrupt time");
         };
         assert_eq!((interrupt * 100.0).round(), 13.0);
         assert_eq!(out.as_slice().len(), 14);
-        assert_eq!(out.value("system.cpu.utilization cpu.mode=user"), Some(Err(Missing::First)));
+        assert_eq!(
+            out.value("system.cpu.utilization cpu.mode=user"),
+            Some(Err(Missing::First))
+        );
     }
 
     #[test]
     fn utilization_is_the_share_since_the_last_tick() {
-        let (out, _) = read(&["cpu 100 0 0 100 9 0 0 0 0 0\n", "cpu 125 0 0 175 8 0 0 0 0 0\n"]);
-        assert_eq!(out.value("system.cpu.utilization cpu.mode=user"), Some(Ok(Value::Float(0.25))));
-        assert_eq!(out.value("system.cpu.utilization cpu.mode=idle"), Some(Ok(Value::Float(0.75))));
-        assert_eq!(out.value("system.cpu.utilization cpu.mode=iowait"), Some(Err(Missing::Garbage)));
+        let (out, _) = read(&[
+            "cpu 100 0 0 100 9 0 0 0 0 0\n",
+            "cpu 125 0 0 175 8 0 0 0 0 0\n",
+        ]);
+        assert_eq!(
+            out.value("system.cpu.utilization cpu.mode=user"),
+            Some(Ok(Value::Float(0.25)))
+        );
+        assert_eq!(
+            out.value("system.cpu.utilization cpu.mode=idle"),
+            Some(Ok(Value::Float(0.75)))
+        );
+        assert_eq!(
+            out.value("system.cpu.utilization cpu.mode=iowait"),
+            Some(Err(Missing::Garbage))
+        );
     }
 
     #[test]
     fn garbage_is_absence_of_the_family() {
-        for stat in ["", "cpu", "cpu x y", "intr 1 2 3", "cpu -1 0 0 0 0 0 0 0", "cpu 1 2 3 99999999999999999999 5 6 7 8"] {
+        for stat in [
+            "",
+            "cpu",
+            "cpu x y",
+            "intr 1 2 3",
+            "cpu -1 0 0 0 0 0 0 0",
+            "cpu 1 2 3 99999999999999999999 5 6 7 8",
+        ] {
             let (out, done) = read(&[stat]);
             assert_eq!(done, Err(Missing::Garbage), "{stat}");
             assert!(out.as_slice().is_empty());

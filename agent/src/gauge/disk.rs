@@ -74,10 +74,16 @@ impl Source for Disk {
                     let real = real(name) && self.block.join(name).exists();
                     if real && reported >= MAX_DISKS && !self.full {
                         self.full = true;
-                        log::warn!("more than {MAX_DISKS} disks: {name} and later ones are not reported");
+                        log::warn!(
+                            "more than {MAX_DISKS} disks: {name} and later ones are not reported"
+                        );
                     }
                     let ids = (real && reported < MAX_DISKS).then(|| series(name, out));
-                    self.disks.push(Known { name: name.to_owned(), ids, seen: true });
+                    self.disks.push(Known {
+                        name: name.to_owned(),
+                        ids,
+                        seen: true,
+                    });
                     self.disks.len() - 1
                 }
                 None => continue,
@@ -106,9 +112,12 @@ impl Source for Disk {
 }
 
 fn real(name: &str) -> bool {
-    !["loop", "ram", "zram", "dm-", "sr", "fd", "nbd"].iter().any(|prefix| {
-        name.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
-    })
+    !["loop", "ram", "zram", "dm-", "sr", "fd", "nbd"]
+        .iter()
+        .any(|prefix| {
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+        })
 }
 
 fn series(name: &str, out: &Readings) -> [Option<SeriesId>; 5] {
@@ -132,7 +141,9 @@ fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> [Result<Value, Missing>; 
     let [reads, _, read, _, writes, _, written, _, _, busy_ms] =
         raw.map(|field: Option<u64>| field.ok_or(Missing::Garbage));
     let bytes = |sectors: Result<u64, Missing>| {
-        sectors.and_then(|sectors| sectors.checked_mul(SECTOR).ok_or(Missing::Garbage)).and_then(Value::whole)
+        sectors
+            .and_then(|sectors| sectors.checked_mul(SECTOR).ok_or(Missing::Garbage))
+            .and_then(Value::whole)
     };
     [
         bytes(read),
@@ -162,12 +173,21 @@ mod tests {
         assert_eq!(out.as_slice().len(), 5);
         let read = out.value("system.disk.io disk.io.direction=read system.device=mmcblk0");
         assert_eq!(read, Some(Ok(Value::Int(4096))));
-        assert_eq!(out.value("system.disk.io_time system.device=mmcblk0"), Some(Ok(Value::Float(1.5))));
+        assert_eq!(
+            out.value("system.disk.io_time system.device=mmcblk0"),
+            Some(Ok(Value::Float(1.5)))
+        );
 
         std::fs::write(&stats, "").unwrap();
         out.clear();
         source.read(Stamp::default(), &mut out).unwrap();
-        assert!(out.as_slice().len() == 5 && out.listed().iter().all(|(_, value)| *value == Err(Missing::Gone)));
+        assert!(
+            out.as_slice().len() == 5
+                && out
+                    .listed()
+                    .iter()
+                    .all(|(_, value)| *value == Err(Missing::Gone))
+        );
         out.clear();
         source.read(Stamp::default(), &mut out).unwrap();
         assert!(out.as_slice().is_empty());

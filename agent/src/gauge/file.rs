@@ -78,7 +78,10 @@ impl KernelFile {
                 self.buffer.resize(room, 0);
             }
             let end = self.buffer.len().min(limit);
-            let Some(room) = self.buffer.get_mut(length..end).filter(|room| !room.is_empty())
+            let Some(room) = self
+                .buffer
+                .get_mut(length..end)
+                .filter(|room| !room.is_empty())
             else {
                 if cut {
                     break;
@@ -154,7 +157,10 @@ mod tests {
         assert_eq!(file.read(), Ok("one"));
         std::fs::write(&path, "two, longer").unwrap();
         assert_eq!(file.read(), Ok("two, longer"));
-        assert_eq!(KernelFile::new(dir.path().join("none")).read(), Err(Missing::Unsupported));
+        assert_eq!(
+            KernelFile::new(dir.path().join("none")).read(),
+            Err(Missing::Unsupported)
+        );
     }
 
     #[test]
@@ -163,9 +169,17 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, vec![b'x'; MAX_BYTES + 1]).unwrap();
         assert_eq!(KernelFile::new(path.clone()).read(), Err(Missing::Garbage));
-        assert!(KernelFile::new(path.clone()).head(512).is_ok_and(|text| text.len() <= 512));
+        assert!(
+            KernelFile::new(path.clone())
+                .head(512)
+                .is_ok_and(|text| text.len() <= 512)
+        );
         std::fs::write(&path, vec![b'x'; 5000]).unwrap();
-        assert!(KernelFile::new(path.clone()).read().is_ok_and(|text| text.len() == 5000));
+        assert!(
+            KernelFile::new(path.clone())
+                .read()
+                .is_ok_and(|text| text.len() == 5000)
+        );
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert_eq!(KernelFile::new(path).read(), Err(Missing::Garbage));
     }

@@ -21,9 +21,7 @@ use super::cpu::SHARE_GRAIN;
 use super::file::{KernelFile, unescape};
 use super::helper::{Helpers, MAX_PATHS, Question};
 use super::readings::{found, text};
-use super::table::{
-    FILESYSTEM_INODES, FILESYSTEM_LIMIT, FILESYSTEM_USAGE, FILESYSTEM_UTILIZATION,
-};
+use super::table::{FILESYSTEM_INODES, FILESYSTEM_LIMIT, FILESYSTEM_USAGE, FILESYSTEM_UTILIZATION};
 use super::{Attribute, Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
@@ -58,7 +56,10 @@ struct Mount {
 impl Filesystem {
     /// Below `root`.
     pub fn new(root: &Path) -> Self {
-        Self::with(root, Arc::new(|path| rustix::fs::statvfs(path).map_err(|error| Missing::of(&error.into()))))
+        Self::with(
+            root,
+            Arc::new(|path| rustix::fs::statvfs(path).map_err(|error| Missing::of(&error.into()))),
+        )
     }
 
     fn with(root: &Path, question: Question<StatVfs>) -> Self {
@@ -81,7 +82,10 @@ impl Filesystem {
         table.clone_into(&mut self.table);
         let mut mounts = parse(table);
         if mounts.len() > MAX_PATHS {
-            log::warn!("{} file systems are mounted; only the first {MAX_PATHS} are reported", mounts.len());
+            log::warn!(
+                "{} file systems are mounted; only the first {MAX_PATHS} are reported",
+                mounts.len()
+            );
             mounts.truncate(MAX_PATHS);
         }
         for mount in &mut mounts {
@@ -167,13 +171,16 @@ fn values(figures: &StatVfs) -> [Option<Result<Value, Missing>>; GAUGES] {
     let used = figures.f_blocks.checked_sub(figures.f_bfree);
     let reserved = figures.f_bfree.checked_sub(figures.f_bavail);
     let share = match used {
-        Some(used) if used + figures.f_bavail > 0 => {
-            Value::grained(used as f64 / (used as f64 + figures.f_bavail as f64), SHARE_GRAIN)
-        }
+        Some(used) if used + figures.f_bavail > 0 => Value::grained(
+            used as f64 / (used as f64 + figures.f_bavail as f64),
+            SHARE_GRAIN,
+        ),
         _ => Err(Missing::Garbage),
     };
     let has_inodes = figures.f_files > 0;
-    let inodes = |count: Option<u64>| has_inodes.then(|| count.ok_or(Missing::Garbage).and_then(Value::whole));
+    let inodes = |count: Option<u64>| {
+        has_inodes.then(|| count.ok_or(Missing::Garbage).and_then(Value::whole))
+    };
     [
         bytes(used),
         bytes(Some(figures.f_bavail)),
@@ -197,7 +204,8 @@ fn parse(mountinfo: &str) -> Vec<Mount> {
         let (Some(device), Some(_), Some(point)) = (left.next(), left.next(), left.next()) else {
             continue;
         };
-        let (Some(kind), Some(source), Some(options)) = (right.next(), right.next(), right.next()) else {
+        let (Some(kind), Some(source), Some(options)) = (right.next(), right.next(), right.next())
+        else {
             continue;
         };
         // What is mounted over another hides it.
@@ -246,7 +254,11 @@ mod tests {
         let table = dir.path().join("proc/self/mountinfo");
         std::fs::write(&table, TABLE).unwrap();
         let question: Question<StatVfs> = Arc::new(|path| {
-            if path.ends_with("a b") { Err(Missing::Gone) } else { rustix::fs::statvfs("/").map_err(|_| Missing::Gone) }
+            if path.ends_with("a b") {
+                Err(Missing::Gone)
+            } else {
+                rustix::fs::statvfs("/").map_err(|_| Missing::Gone)
+            }
         });
         let mut source = Filesystem::with(dir.path(), question);
         let mut out = Readings::new(Registry::default());
@@ -270,7 +282,10 @@ mod tests {
         figures.f_bavail = u64::MAX;
         figures.f_files = 0;
         let [used, _, _, share, _, inodes, _] = values(&figures);
-        assert_eq!((used, share), (Some(Err(Missing::Garbage)), Some(Err(Missing::Garbage))));
+        assert_eq!(
+            (used, share),
+            (Some(Err(Missing::Garbage)), Some(Err(Missing::Garbage)))
+        );
         assert_eq!(inodes, None);
     }
 }

@@ -76,7 +76,10 @@ impl<T: Send + 'static> Helpers<T> {
                 kept.push(at);
             }
         }
-        let rest: Arc<[PathBuf]> = kept.iter().filter_map(|at| paths.get(*at).cloned()).collect();
+        let rest: Arc<[PathBuf]> = kept
+            .iter()
+            .filter_map(|at| paths.get(*at).cloned())
+            .collect();
         self.ask_from(&rest, |at| kept.get(at).copied().unwrap_or(at), &mut each);
     }
 
@@ -96,7 +99,15 @@ impl<T: Send + 'static> Helpers<T> {
             helper.busy = Some((paths.clone(), from));
             helper.job += 1;
             let number = helper.job;
-            if helper.jobs.try_send(Job { number, paths: paths.clone(), from }).is_err() {
+            if helper
+                .jobs
+                .try_send(Job {
+                    number,
+                    paths: paths.clone(),
+                    from,
+                })
+                .is_err()
+            {
                 break;
             }
             while from < paths.len() {
@@ -155,8 +166,18 @@ impl<T: Send + 'static> Helper<T> {
             }
         };
         // Not joined: a helper that hangs in the kernel never ends.
-        match thread::Builder::new().name("gauge-helper".into()).stack_size(64 * 1024).spawn(work) {
-            Ok(_) => Some(Self { jobs, answers, job: 0, busy: None, give_up }),
+        match thread::Builder::new()
+            .name("gauge-helper".into())
+            .stack_size(64 * 1024)
+            .spawn(work)
+        {
+            Ok(_) => Some(Self {
+                jobs,
+                answers,
+                job: 0,
+                busy: None,
+                give_up,
+            }),
             Err(error) => {
                 log::warn!("could not start a helper thread to read file systems: {error}");
                 None
@@ -190,7 +211,7 @@ mod tests {
     fn helpers(gate: &Gate) -> Helpers<usize> {
         let gate = gate.clone();
         let mut helpers = Helpers::new(Arc::new(move |path: &Path| {
-            if path.starts_with("/dead") {
+            if path.to_string_lossy().starts_with("/dead") {
                 let mut open = gate.0.lock().unwrap();
                 while !*open {
                     open = gate.1.wait(open).unwrap();
@@ -205,8 +226,13 @@ mod tests {
     fn ask(helpers: &mut Helpers<usize>, paths: &[&str]) -> Vec<Result<usize, Missing>> {
         let paths: Arc<[PathBuf]> = paths.iter().map(PathBuf::from).collect();
         let mut answers = vec![None; paths.len()];
-        helpers.ask(&paths, |at, answer| assert!(answers[at].replace(answer).is_none()));
-        answers.into_iter().map(|answer| answer.expect("each is answered")).collect()
+        helpers.ask(&paths, |at, answer| {
+            assert!(answers[at].replace(answer).is_none())
+        });
+        answers
+            .into_iter()
+            .map(|answer| answer.expect("each is answered"))
+            .collect()
     }
 
     #[test]
@@ -215,7 +241,10 @@ mod tests {
         let mut helpers = helpers(&gate);
         let paths = ["/a", "/dead", "/bb", "/ccc"];
         for _ in 0..5 {
-            assert_eq!(ask(&mut helpers, &paths), [Ok(2), Err(Missing::Timeout), Ok(3), Ok(4)]);
+            assert_eq!(
+                ask(&mut helpers, &paths),
+                [Ok(2), Err(Missing::Timeout), Ok(3), Ok(4)]
+            );
         }
         assert_eq!(helpers.helpers.len(), 2);
         *gate.0.lock().unwrap() = true;
@@ -230,7 +259,10 @@ mod tests {
         let mut helpers = helpers(&gate);
         let paths = ["/a", "/dead1", "/dead2", "/b"];
         let timeout = Err(Missing::Timeout);
-        assert_eq!(ask(&mut helpers, &paths), [Ok(2), timeout, timeout, timeout]);
+        assert_eq!(
+            ask(&mut helpers, &paths),
+            [Ok(2), timeout, timeout, timeout]
+        );
         assert_eq!(ask(&mut helpers, &paths), [timeout; 4]);
         assert_eq!(helpers.helpers.len(), MAX_HELPERS);
         *gate.0.lock().unwrap() = true;

@@ -67,7 +67,10 @@ impl Source for Load {
 fn parse(loadavg: &str) -> [Result<Value, Missing>; 3] {
     let mut fields = loadavg.split_ascii_whitespace();
     [(); 3].map(|()| {
-        let load: f64 = fields.next().and_then(|field| field.parse().ok()).ok_or(Missing::Garbage)?;
+        let load: f64 = fields
+            .next()
+            .and_then(|field| field.parse().ok())
+            .ok_or(Missing::Garbage)?;
         if load < 0.0 {
             return Err(Missing::Garbage);
         }
@@ -113,22 +116,40 @@ mod tests {
         for name in ["proc/1", "proc/77", "proc/sys", "proc/1a"] {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
         }
-        std::fs::write(dir.path().join("proc/loadavg"), "0.20 1.18 12.12 1/80 11206\n").unwrap();
+        std::fs::write(
+            dir.path().join("proc/loadavg"),
+            "0.20 1.18 12.12 1/80 11206\n",
+        )
+        .unwrap();
         let mut out = Readings::new(Registry::default());
-        let now = Stamp { unix_ns: 0, boot_ns: 2_500_000_000 };
+        let now = Stamp {
+            unix_ns: 0,
+            boot_ns: 2_500_000_000,
+        };
         Load::new(dir.path()).read(now, &mut out).unwrap();
         let near = |name, wanted: f64| match out.value(name) {
             Some(Ok(Value::Float(got))) => (got - wanted).abs() < 0.005,
             _ => false,
         };
-        assert!(near("sonde.load.1m", 0.2) && near("sonde.load.5m", 1.18) && near("sonde.load.15m", 12.12));
+        assert!(
+            near("sonde.load.1m", 0.2)
+                && near("sonde.load.5m", 1.18)
+                && near("sonde.load.15m", 12.12)
+        );
         assert_eq!(out.value("system.uptime"), Some(Ok(Value::Float(2.5))));
         assert_eq!(out.value("system.process.count"), Some(Ok(Value::Int(2))));
     }
 
     #[test]
     fn bad_fields_are_garbage_and_the_rest_is_still_read() {
-        assert_eq!(parse("x 0.5"), [Err(Missing::Garbage), Ok(Value::Float(0.5)), Err(Missing::Garbage)]);
+        assert_eq!(
+            parse("x 0.5"),
+            [
+                Err(Missing::Garbage),
+                Ok(Value::Float(0.5)),
+                Err(Missing::Garbage)
+            ]
+        );
         assert_eq!(parse("NaN inf -1"), [Err(Missing::Garbage); 3]);
     }
 }

@@ -21,8 +21,15 @@ use super::table::{
 use super::{Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
-const KEYS: [&str; 7] =
-    ["MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapTotal", "SwapFree"];
+const KEYS: [&str; 7] = [
+    "MemTotal",
+    "MemFree",
+    "MemAvailable",
+    "Buffers",
+    "Cached",
+    "SwapTotal",
+    "SwapFree",
+];
 const STATES: [&str; 4] = ["used", "free", "buffers", "cached"];
 
 /// Reads `/proc/meminfo`.
@@ -56,27 +63,47 @@ impl Source for Memory {
     }
 
     fn read(&mut self, _now: Stamp, out: &mut Readings) -> Result<(), Missing> {
-        let [total, free, available, buffers, cached, swap_total, swap_free] = parse(self.file.read()?);
+        let [
+            total,
+            free,
+            available,
+            buffers,
+            cached,
+            swap_total,
+            swap_free,
+        ] = parse(self.file.read()?);
         let total = total.filter(|total| *total > 0).ok_or(Missing::Garbage)?;
         let ids = *self.series.get_or_insert_with(|| Ids {
             states: STATES.map(|state| {
                 let state = [("system.memory.state", text(state))];
-                (out.series(&MEMORY_USAGE, &state), out.series(&MEMORY_UTILIZATION, &state))
+                (
+                    out.series(&MEMORY_USAGE, &state),
+                    out.series(&MEMORY_UTILIZATION, &state),
+                )
             }),
             limit: out.series(&MEMORY_LIMIT, &[]),
             available: out.series(&MEMORY_AVAILABLE, &[]),
             swap: ["used", "free"].map(|state| {
                 let state = [("system.paging.state", text(state))];
-                (out.series(&PAGING_USAGE, &state), out.series(&PAGING_UTILIZATION, &state))
+                (
+                    out.series(&PAGING_USAGE, &state),
+                    out.series(&PAGING_UTILIZATION, &state),
+                )
             }),
         });
         let used = available.and_then(|available| total.checked_sub(available));
         for ((usage, share), bytes) in ids.states.iter().zip([used, free, buffers, cached]) {
-            out.put(*usage, bytes.ok_or(Missing::Unsupported).and_then(Value::whole));
+            out.put(
+                *usage,
+                bytes.ok_or(Missing::Unsupported).and_then(Value::whole),
+            );
             out.put(*share, share_of(bytes, total));
         }
         out.put(ids.limit, Value::whole(total));
-        out.put(ids.available, available.ok_or(Missing::Unsupported).and_then(Value::whole));
+        out.put(
+            ids.available,
+            available.ok_or(Missing::Unsupported).and_then(Value::whole),
+        );
         // A gateway without swap has nothing to tell here: no series, not a share of nothing.
         if let Some(swap_total) = swap_total.filter(|total| *total > 0) {
             let used = swap_free.and_then(|free| swap_total.checked_sub(free));
@@ -101,7 +128,10 @@ fn parse(meminfo: &str) -> [Option<u64>; KEYS.len()] {
         let Some((key, rest)) = line.split_once(':') else {
             continue;
         };
-        let slot = KEYS.iter().zip(found.iter_mut()).find(|(name, _)| **name == key);
+        let slot = KEYS
+            .iter()
+            .zip(found.iter_mut())
+            .find(|(name, _)| **name == key);
         if let Some((_, slot)) = slot {
             *slot = rest
                 .split_ascii_whitespace()
@@ -129,12 +159,20 @@ mod tests {
 
     #[test]
     fn used_is_what_is_not_available() {
-        let (out, done) = read("MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 750 kB\nBuffers: 1 kB\nCached: 2 kB\nSwapTotal: 4 kB\nSwapFree: 3 kB\n");
+        let (out, done) = read(
+            "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 750 kB\nBuffers: 1 kB\nCached: 2 kB\nSwapTotal: 4 kB\nSwapFree: 3 kB\n",
+        );
         assert_eq!(done, Ok(()));
-        assert_eq!(out.value("system.memory.usage system.memory.state=used"), Some(Ok(Value::Int(256_000))));
+        assert_eq!(
+            out.value("system.memory.usage system.memory.state=used"),
+            Some(Ok(Value::Int(256_000)))
+        );
         let used = out.value("system.memory.utilization system.memory.state=used");
         assert_eq!(used, Some(Ok(Value::Float(0.25))));
-        assert_eq!(out.value("system.paging.usage system.paging.state=used"), Some(Ok(Value::Int(1024))));
+        assert_eq!(
+            out.value("system.paging.usage system.paging.state=used"),
+            Some(Ok(Value::Int(1024)))
+        );
     }
 
     #[test]
@@ -142,12 +180,21 @@ mod tests {
         let (out, _) = read("MemTotal: 1000 kB\nMemFree: 100 kB\nSwapTotal: 0 kB\n");
         let used = out.value("system.memory.usage system.memory.state=used");
         assert_eq!(used, Some(Err(Missing::Unsupported)));
-        assert_eq!(out.value("system.paging.usage system.paging.state=used"), None);
+        assert_eq!(
+            out.value("system.paging.usage system.paging.state=used"),
+            None
+        );
     }
 
     #[test]
     fn garbage_is_absence_of_the_family() {
-        for bad in ["", "MemTotal: 0 kB", "MemTotal: x kB", "MemTotal: 99999999999999999999 kB", "MemTotal"] {
+        for bad in [
+            "",
+            "MemTotal: 0 kB",
+            "MemTotal: x kB",
+            "MemTotal: 99999999999999999999 kB",
+            "MemTotal",
+        ] {
             assert_eq!(read(bad).1, Err(Missing::Garbage), "{bad}");
         }
     }

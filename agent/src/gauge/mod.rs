@@ -210,7 +210,9 @@ impl Value {
 
     /// A whole number; the kernel's unsigned counters beyond `i64` are [`Missing::Garbage`].
     pub fn whole(value: u64) -> Result<Self, Missing> {
-        i64::try_from(value).map(Value::Int).map_err(|_| Missing::Garbage)
+        i64::try_from(value)
+            .map(Value::Int)
+            .map_err(|_| Missing::Garbage)
     }
 
     /// As a float, for people.

@@ -60,7 +60,8 @@ impl Source for Network {
             interface.seen = false;
         }
         for line in table.lines().skip(2) {
-            let Some((name, rest)) = line.rsplit_once(": ").or_else(|| line.rsplit_once(':')) else {
+            let Some((name, rest)) = line.rsplit_once(": ").or_else(|| line.rsplit_once(':'))
+            else {
                 continue;
             };
             let name = name.trim_start();
@@ -71,13 +72,19 @@ impl Source for Network {
                 Some(at) => at,
                 None if self.interfaces.len() < MAX_INTERFACES => {
                     let ids = series(name, out);
-                    self.interfaces.push(Known { name: name.to_owned(), ids, seen: true });
+                    self.interfaces.push(Known {
+                        name: name.to_owned(),
+                        ids,
+                        seen: true,
+                    });
                     self.interfaces.len() - 1
                 }
                 None => {
                     if !self.full {
                         self.full = true;
-                        log::warn!("more than {MAX_INTERFACES} network interfaces: {name} and later ones are not reported");
+                        log::warn!(
+                            "more than {MAX_INTERFACES} network interfaces: {name} and later ones are not reported"
+                        );
                     }
                     continue;
                 }
@@ -119,23 +126,60 @@ fn series(name: &str, out: &Readings) -> [Option<SeriesId>; 8] {
     let packets = ["receive", "transmit"].map(|direction| {
         out.series(
             &NETWORK_PACKETS,
-            &[("network.io.direction", text(direction)), ("system.device", found(name))],
+            &[
+                ("network.io.direction", text(direction)),
+                ("system.device", found(name)),
+            ],
         )
     });
     let [io_in, io_out] = both(&NETWORK_IO);
     let [packets_in, packets_out] = packets;
     let [errors_in, errors_out] = both(&NETWORK_ERRORS);
     let [dropped_in, dropped_out] = both(&NETWORK_DROPPED);
-    [io_in, io_out, packets_in, packets_out, errors_in, errors_out, dropped_in, dropped_out]
+    [
+        io_in,
+        io_out,
+        packets_in,
+        packets_out,
+        errors_in,
+        errors_out,
+        dropped_in,
+        dropped_out,
+    ]
 }
 
 fn parse(fields: &str) -> [Result<Value, Missing>; 8] {
     let mut raw = [Err(Missing::Garbage); 12];
     for (slot, field) in raw.iter_mut().zip(fields.split_ascii_whitespace()) {
-        *slot = field.parse::<u64>().map_err(|_| Missing::Garbage).and_then(Value::whole);
+        *slot = field
+            .parse::<u64>()
+            .map_err(|_| Missing::Garbage)
+            .and_then(Value::whole);
     }
-    let [bytes_in, packets_in, errors_in, dropped_in, _, _, _, _, bytes_out, packets_out, errors_out, dropped_out] = raw;
-    [bytes_in, bytes_out, packets_in, packets_out, errors_in, errors_out, dropped_in, dropped_out]
+    let [
+        bytes_in,
+        packets_in,
+        errors_in,
+        dropped_in,
+        _,
+        _,
+        _,
+        _,
+        bytes_out,
+        packets_out,
+        errors_out,
+        dropped_out,
+    ] = raw;
+    [
+        bytes_in,
+        bytes_out,
+        packets_in,
+        packets_out,
+        errors_in,
+        errors_out,
+        dropped_in,
+        dropped_out,
+    ]
 }
 
 #[cfg(test)]
@@ -155,11 +199,14 @@ mod tests {
 
     #[test]
     fn interfaces_are_read_in_both_directions() {
-        let table = format!("{HEAD}    lo: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n  eth0:82951490 4885 1 2 0 0 0 0 421790 3169 3 4 0 0 0 0\nveth12: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n");
+        let table = format!(
+            "{HEAD}    lo: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n  eth0:82951490 4885 1 2 0 0 0 0 421790 3169 3 4 0 0 0 0\nveth12: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n"
+        );
         let (_dir, mut source, mut out) = setup(&table);
         source.read(Stamp::default(), &mut out).unwrap();
         assert_eq!(out.as_slice().len(), 8);
-        let value = out.value("system.network.io network.interface.name=eth0 network.io.direction=receive");
+        let value =
+            out.value("system.network.io network.interface.name=eth0 network.io.direction=receive");
         assert_eq!(value, Some(Ok(Value::Int(82_951_490))));
         let value = out.value("system.network.packet.dropped network.interface.name=eth0 network.io.direction=transmit");
         assert_eq!(value, Some(Ok(Value::Int(4))));
@@ -177,7 +224,12 @@ mod tests {
             source.read(Stamp::default(), &mut out).unwrap();
             assert_eq!(out.as_slice().len(), 8);
             assert!(out.as_slice().iter().zip(&first).all(|(a, b)| a.0 == b.0));
-            assert_eq!(out.as_slice().iter().all(|(_, value)| *value == Err(Missing::Gone)), gone);
+            assert_eq!(
+                out.as_slice()
+                    .iter()
+                    .all(|(_, value)| *value == Err(Missing::Gone)),
+                gone
+            );
         }
     }
 
@@ -190,8 +242,13 @@ mod tests {
         let (_dir, mut source, mut out) = setup(&table);
         source.read(Stamp::default(), &mut out).unwrap();
         assert_eq!(out.as_slice().len(), MAX_INTERFACES * 8);
-        let value = out.value("system.network.errors network.interface.name=eth0 network.io.direction=receive");
+        let value = out.value(
+            "system.network.errors network.interface.name=eth0 network.io.direction=receive",
+        );
         assert_eq!(value, Some(Err(Missing::Garbage)));
-        assert_eq!(setup("junk").1.read(Stamp::default(), &mut out), Err(Missing::Garbage));
+        assert_eq!(
+            setup("junk").1.read(Stamp::default(), &mut out),
+            Err(Missing::Garbage)
+        );
     }
 }

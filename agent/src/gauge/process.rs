@@ -14,9 +14,7 @@ use super::cpu::{seconds, ticks_per_second};
 use super::file::KernelFile;
 use super::load::count_numbers;
 use super::readings::text;
-use super::table::{
-    PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_THREADS, PROCESS_VIRTUAL,
-};
+use super::table::{PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_THREADS, PROCESS_VIRTUAL};
 use super::{Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
@@ -50,7 +48,8 @@ impl Source for Process {
     }
 
     fn read(&mut self, _now: Stamp, out: &mut Readings) -> Result<(), Missing> {
-        let [user, system, threads, size, resident] = parse(self.stat.head(2048)?).ok_or(Missing::Garbage)?;
+        let [user, system, threads, size, resident] =
+            parse(self.stat.head(2048)?).ok_or(Missing::Garbage)?;
         let ids = *self.series.get_or_insert_with(|| {
             [
                 out.series(&PROCESS_MEMORY, &[]),
@@ -62,7 +61,10 @@ impl Source for Process {
             ]
         });
         let values = [
-            resident.checked_mul(self.page).ok_or(Missing::Garbage).and_then(Value::whole),
+            resident
+                .checked_mul(self.page)
+                .ok_or(Missing::Garbage)
+                .and_then(Value::whole),
             Value::whole(size),
             seconds(user, self.per_second),
             seconds(system, self.per_second),
@@ -98,7 +100,12 @@ mod tests {
     fn a_name_with_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b) (c) S 1 42 42 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 7 0 100 2097152 300 18446744073709551615";
         assert_eq!(parse(stat), Some([250, 50, 7, 2_097_152, 300]));
-        for bad in ["", "1 (x", "1 (x) S 1", "1 (x) S a a a a a a a a a a a a a a a a a a a a a a"] {
+        for bad in [
+            "",
+            "1 (x",
+            "1 (x) S 1",
+            "1 (x) S a a a a a a a a a a a a a a a a a a a a a a",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
@@ -106,10 +113,19 @@ mod tests {
     #[test]
     fn the_real_kernel_tells_about_this_test() {
         let mut out = Readings::new(Registry::default());
-        Process::new(Path::new("/")).read(Stamp::default(), &mut out).unwrap();
-        for (name, least) in [("process.memory.usage", 100_000.0), ("process.unix.file_descriptor.count", 3.0), ("process.thread.count", 1.0)] {
+        Process::new(Path::new("/"))
+            .read(Stamp::default(), &mut out)
+            .unwrap();
+        for (name, least) in [
+            ("process.memory.usage", 100_000.0),
+            ("process.unix.file_descriptor.count", 3.0),
+            ("process.thread.count", 1.0),
+        ] {
             let value = out.value(name).and_then(Result::ok).map(Value::as_f64);
-            assert!(value.is_some_and(|value| value >= least), "{name} {value:?}");
+            assert!(
+                value.is_some_and(|value| value >= least),
+                "{name} {value:?}"
+            );
         }
     }
 }

@@ -76,7 +76,9 @@ impl Families {
 
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Family> {
-        Family::ALL.into_iter().filter(move |family| self.contains(*family))
+        Family::ALL
+            .into_iter()
+            .filter(move |family| self.contains(*family))
     }
 }
 
@@ -102,32 +104,60 @@ impl Reader {
         let (end, ended) = oneshot::channel();
         let work = move || {
             for request in todo {
-                let answer = read(&mut sources, &clock, request.families, request.now, request.readings);
+                let answer = read(
+                    &mut sources,
+                    &clock,
+                    request.families,
+                    request.now,
+                    request.readings,
+                );
                 // The asker may have given up; its buffer then ends here.
                 let _ = request.reply.send(answer);
             }
             let _ = end.send(());
         };
-        let thread = thread::Builder::new().name("gauges".into()).stack_size(256 * 1024).spawn(work)?;
-        Ok(Self { requests, ended, thread })
+        let thread = thread::Builder::new()
+            .name("gauges".into())
+            .stack_size(256 * 1024)
+            .spawn(work)?;
+        Ok(Self {
+            requests,
+            ended,
+            thread,
+        })
     }
 
     /// Asks for families; the buffer comes back at once if the thread has not
     /// yet taken up an earlier request.
-    pub fn ask(&self, families: Families, now: Stamp, readings: Readings) -> Result<oneshot::Receiver<Answer>, Readings> {
+    pub fn ask(
+        &self,
+        families: Families,
+        now: Stamp,
+        readings: Readings,
+    ) -> Result<oneshot::Receiver<Answer>, Readings> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { families, now, readings, reply };
+        let request = Request {
+            families,
+            now,
+            readings,
+            reply,
+        };
         match self.requests.try_send(request) {
             Ok(()) => Ok(answer),
-            Err(std::sync::mpsc::TrySendError::Full(request) | std::sync::mpsc::TrySendError::Disconnected(request)) => {
-                Err(request.readings)
-            }
+            Err(
+                std::sync::mpsc::TrySendError::Full(request)
+                | std::sync::mpsc::TrySendError::Disconnected(request),
+            ) => Err(request.readings),
         }
     }
 
     /// Ends the thread; `false`: it hangs and was left behind.
     pub async fn stop(self, deadline: Duration) -> bool {
-        let Self { requests, ended, thread } = self;
+        let Self {
+            requests,
+            ended,
+            thread,
+        } = self;
         drop(requests);
         if tokio::time::timeout(deadline, ended).await.is_err() {
             return false;
@@ -137,7 +167,13 @@ impl Reader {
     }
 }
 
-fn read(sources: &mut [Box<dyn Source>], clock: &Clock, families: Families, now: Stamp, mut readings: Readings) -> Answer {
+fn read(
+    sources: &mut [Box<dyn Source>],
+    clock: &Clock,
+    families: Families,
+    now: Stamp,
+    mut readings: Readings,
+) -> Answer {
     readings.clear();
     let mut reports = Vec::with_capacity(sources.len());
     for source in sources {
@@ -155,7 +191,12 @@ fn read(sources: &mut [Box<dyn Source>], clock: &Clock, families: Families, now:
             Some(_) => 1,
             None => readings.errors_from(from),
         };
-        reports.push(Report { family, took, errors, failed });
+        reports.push(Report {
+            family,
+            took,
+            errors,
+            failed,
+        });
     }
     Answer { readings, reports }
 }
@@ -199,9 +240,23 @@ mod tests {
         ];
         let reader = Reader::with(sources, clock()).unwrap();
         let due: Families = [Family::Cpu, Family::Disk].into_iter().collect();
-        let answer = reader.ask(due, Stamp::default(), Readings::new(Registry::default())).unwrap().await.unwrap();
-        let seen: Vec<_> = answer.reports.iter().map(|r| (r.family, r.errors, r.failed)).collect();
-        assert_eq!(seen, [(Family::Cpu, 1, None), (Family::Disk, 1, Some(Missing::Denied))]);
+        let answer = reader
+            .ask(due, Stamp::default(), Readings::new(Registry::default()))
+            .unwrap()
+            .await
+            .unwrap();
+        let seen: Vec<_> = answer
+            .reports
+            .iter()
+            .map(|r| (r.family, r.errors, r.failed))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Family::Cpu, 1, None),
+                (Family::Disk, 1, Some(Missing::Denied))
+            ]
+        );
         assert!(reader.stop(Duration::from_secs(5)).await);
     }
 
@@ -229,7 +284,11 @@ mod tests {
     async fn the_real_host_gives_readings() {
         let reader = Reader::start(Path::new("/"), clock()).unwrap();
         let due = Family::ALL.into_iter().collect();
-        let answer = reader.ask(due, clock().now(), Readings::new(Registry::default())).unwrap().await.unwrap();
+        let answer = reader
+            .ask(due, clock().now(), Readings::new(Registry::default()))
+            .unwrap()
+            .await
+            .unwrap();
         assert!(answer.readings.as_slice().len() > 30);
         assert_eq!(answer.reports.len(), 8);
         assert!(reader.stop(Duration::from_secs(5)).await);

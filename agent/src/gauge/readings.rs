@@ -46,7 +46,11 @@ impl Registry {
         gauge: &'static Descriptor,
         attributes: &[(&'static str, Attribute)],
     ) -> Option<SeriesId> {
-        debug_assert!(attributes.is_sorted_by_key(|(key, _)| *key), "{}", gauge.name);
+        debug_assert!(
+            attributes.is_sorted_by_key(|(key, _)| *key),
+            "{}",
+            gauge.name
+        );
         let mut known = self.lock();
         let same = |series: &&Arc<Series>| {
             series.gauge.name == gauge.name
@@ -192,12 +196,18 @@ pub(crate) mod testing {
                 }
                 out
             };
-            self.readings.iter().map(|(id, value)| (name(*id), *value)).collect()
+            self.readings
+                .iter()
+                .map(|(id, value)| (name(*id), *value))
+                .collect()
         }
 
         /// The value of the one series that `listed` names so.
         pub(crate) fn value(&self, name: &str) -> Option<Result<Value, Missing>> {
-            self.listed().into_iter().find(|(n, _)| n == name).map(|(_, v)| v)
+            self.listed()
+                .into_iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v)
         }
     }
 }
@@ -223,10 +233,21 @@ mod tests {
         let registry = Registry::default();
         for n in 0..MAX_SERIES {
             let n = i64::try_from(n).unwrap();
-            assert!(registry.series(&table::TICK, &[("n", Attribute::Int(n))]).is_some());
+            assert!(
+                registry
+                    .series(&table::TICK, &[("n", Attribute::Int(n))])
+                    .is_some()
+            );
         }
-        assert_eq!(registry.series(&table::TICK, &[("n", Attribute::Int(-1))]), None);
+        assert_eq!(
+            registry.series(&table::TICK, &[("n", Attribute::Int(-1))]),
+            None
+        );
         assert_eq!(registry.refused(), 1);
-        assert!(registry.series(&table::TICK, &[("n", Attribute::Int(7))]).is_some());
+        assert!(
+            registry
+                .series(&table::TICK, &[("n", Attribute::Int(7))])
+                .is_some()
+        );
     }
 }

@@ -81,7 +81,9 @@ mod tests {
 
     /// The table as it stands in the documentation.
     fn rendered() -> String {
-        let mut out = String::from("| gauge | unit | kind | attributes | what it is |\n|---|---|---|---|---|\n");
+        let mut out = String::from(
+            "| gauge | unit | kind | attributes | what it is |\n|---|---|---|---|---|\n",
+        );
         let mut family = None;
         for (gauge, keys) in ALL {
             if family != Some(gauge.family) {
@@ -110,14 +112,27 @@ mod tests {
     fn the_documentation_lists_exactly_these_gauges() {
         let page = include_str!("../../../docs/GAUGES.md");
         let table = rendered();
-        assert!(page.contains(&table), "docs/GAUGES.md should hold:\n{table}");
-        assert_eq!(page.matches("\n| `").count(), ALL.len(), "rows that no gauge stands for");
+        assert!(
+            page.contains(&table),
+            "docs/GAUGES.md should hold:\n{table}"
+        );
+        assert_eq!(
+            page.matches("\n| `").count(),
+            ALL.len(),
+            "rows that no gauge stands for"
+        );
     }
 
     #[test]
     fn names_are_unique_and_attribute_keys_are_sorted() {
         for (at, (gauge, keys)) in ALL.iter().enumerate() {
-            assert!(ALL.iter().skip(at + 1).all(|(other, _)| other.name != gauge.name), "{}", gauge.name);
+            assert!(
+                ALL.iter()
+                    .skip(at + 1)
+                    .all(|(other, _)| other.name != gauge.name),
+                "{}",
+                gauge.name
+            );
             assert!(keys.is_sorted(), "{}", gauge.name);
         }
     }

@@ -55,7 +55,11 @@ impl Thermometers for Host {
 
     fn for_each(&self, each: &mut dyn FnMut(&str, &str, Option<f32>)) {
         for component in self.components.iter().flat_map(|list| list.iter()) {
-            each(identifier(component), component.label(), component.temperature());
+            each(
+                identifier(component),
+                component.label(),
+                component.temperature(),
+            );
         }
     }
 }
@@ -129,7 +133,11 @@ impl Source for Temperature {
                 None if sensors.len() < MAX_SENSORS => {
                     let attributes = [("hw.id", found(id)), ("hw.name", found(label))];
                     let series = out.series(&TEMPERATURE, &attributes);
-                    sensors.push(Known { id: id.to_owned(), series, seen: true });
+                    sensors.push(Known {
+                        id: id.to_owned(),
+                        series,
+                        seen: true,
+                    });
                     sensors.len() - 1
                 }
                 None => return,
@@ -180,12 +188,25 @@ mod tests {
 
     #[test]
     fn sensors_give_degrees_or_say_why_not() {
-        let list: List = Arc::new(Mutex::new(vec![("a", Some(45.277)), ("b", None), ("c", Some(f32::NAN)), ("d", Some(4e9))]));
+        let list: List = Arc::new(Mutex::new(vec![
+            ("a", Some(45.277)),
+            ("b", None),
+            ("c", Some(f32::NAN)),
+            ("d", Some(4e9)),
+        ]));
         let mut source = Temperature::with(Box::new(Fake(list.clone())));
         let mut out = Readings::new(Registry::default());
         source.read(Stamp::default(), &mut out).unwrap();
         let values: Vec<_> = out.as_slice().iter().map(|(_, value)| *value).collect();
-        assert_eq!(values, [Ok(Value::Float(45.277)), Err(Missing::Gone), Err(Missing::Garbage), Err(Missing::Garbage)]);
+        assert_eq!(
+            values,
+            [
+                Ok(Value::Float(45.277)),
+                Err(Missing::Gone),
+                Err(Missing::Garbage),
+                Err(Missing::Garbage)
+            ]
+        );
         list.lock().unwrap().truncate(1);
         out.clear();
         source.read(Stamp::default(), &mut out).unwrap();
