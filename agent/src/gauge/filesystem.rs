@@ -171,7 +171,7 @@ fn values(figures: &StatVfs) -> [Option<Result<Value, Missing>>; GAUGES] {
     let used = figures.f_blocks.checked_sub(figures.f_bfree);
     let reserved = figures.f_bfree.checked_sub(figures.f_bavail);
     let share = match used {
-        Some(used) if used + figures.f_bavail > 0 => Value::grained(
+        Some(used) if used.saturating_add(figures.f_bavail) > 0 => Value::grained(
             used as f64 / (used as f64 + figures.f_bavail as f64),
             SHARE_GRAIN,
         ),
