@@ -2,7 +2,7 @@
 //! reader thread, the recorder and the encoder. It waits, hands each event to
 //! the pure parts, and does what they say.
 //!
-//! A tick that the reader thread does not answer within [`PATIENCE`] goes on
+//! A tick that the reader thread does not answer within `PATIENCE` goes on
 //! without it: its families are typed [`Missing::Timeout`] until it returns,
 //! and the agent's own gauges, the tick number among them, are recorded all
 //! the same.

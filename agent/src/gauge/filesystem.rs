@@ -6,7 +6,7 @@
 //!       device     mount point              - type source   superblock options
 //! ```
 //!
-//! Only types that keep files for somebody are reported (see [`KEEPS`]):
+//! Only types that keep files for somebody are reported (see `KEEPS`):
 //! neither the kernel's own, nor RAM, nor images that are full by nature. A
 //! device is reported once, at its first mount point. Read-only is what the
 //! superblock says: under a unit's `ProtectSystem=` every mount looks

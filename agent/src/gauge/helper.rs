@@ -58,7 +58,7 @@ impl<T: Send + 'static> Helpers<T> {
     }
 
     /// Asks about each path (at most [`MAX_PATHS`]) and calls `each` once for
-    /// every one, in no fixed order. Waits at most [`PATIENCE`] for each helper that hangs.
+    /// every one, in no fixed order. Waits at most `PATIENCE` for each helper that hangs.
     pub fn ask(&mut self, paths: &Arc<[PathBuf]>, mut each: impl FnMut(usize, Result<T, Missing>)) {
         for helper in &mut self.helpers {
             helper.collect();
