@@ -10,16 +10,17 @@
 //!     1: Resource { 1: KeyValue… }
 //!     2: ScopeMetrics { 1: Scope { 1: name, 2: version }
 //!         2: Metric { 1: name, 3: unit, 5: Gauge | 7: Sum {
-//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 3: time, 4: double | 6: int }
+//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 4: double | 6: int, 3: time }
 //!             Sum only: 2: temporality, 3: monotonic } } }
 //!     3: schema_url } }
 //! ```
 //!
 //! OTLP repeats attributes and times at every point, so what counts is what
-//! gzip finds. A point's fields stand in the order that makes the longest
-//! repeats: attributes and start time as in the point before it of the same
-//! series, then the time as in the series before it, then the value. One
-//! metric's points go tick by tick or series by series, see [`encode`].
+//! gzip finds. Points go series by series and their fields stand in the order
+//! that makes the longest repeats: attributes, start time and (while it does
+//! not change) value are one repeat of the point before, the time is one of
+//! the series before. Other orders (tick by tick, time first) were measured
+//! and differ by less than 3 %.
 //! Descriptions stay at home, in `docs/GAUGES.md`: a metered link would pay
 //! for them with every batch.
 
@@ -173,10 +174,8 @@ impl Encoder {
     }
 }
 
-/// Writes the request into the chunk, spilling as it grows.
-///
-/// Points of one metric go tick by tick: neighbours share their time, and each
-/// repeats the rest of the point one tick before it, which is near.
+/// Writes the request into the chunk, spilling as it grows: all series of one
+/// gauge under one metric, each series' points in time order.
 fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
     let mut columns: Vec<(&Series, Column<_>)> = sealed
         .columns()
@@ -230,25 +229,10 @@ fn write_points<P: Iterator<Item = Point> + Clone>(
     to: &mut Encoder,
     metric: &[(&Series, Column<P>)],
 ) {
-    let mut series: Vec<_> = metric
-        .iter()
-        .map(|(_, column)| {
-            (
-                column.attributes.as_slice(),
-                column.points.clone().peekable(),
-            )
-        })
-        .collect();
-    while let Some(tick) = series
-        .iter_mut()
-        .filter_map(|(_, points)| points.peek().map(|point| point.tick))
-        .min()
-    {
-        for (attributes, points) in &mut series {
-            while let Some(point) = points.next_if(|point| point.tick == tick) {
-                write_point(&mut to.chunk, attributes, &point);
-                to.spill();
-            }
+    for (_, column) in metric {
+        for point in column.points.clone() {
+            write_point(&mut to.chunk, &column.attributes, &point);
+            to.spill();
         }
     }
 }
@@ -259,11 +243,11 @@ fn write_point(out: &mut Vec<u8>, attributes: &[u8], point: &Point) {
     if point.start_ns != 0 {
         fixed(out, 2, point.start_ns);
     }
-    fixed(out, 3, point.unix_ns);
     match point.value {
         Value::Float(value) => fixed(out, 4, value.to_bits()),
         Value::Int(value) => fixed(out, 6, value.cast_unsigned()),
     }
+    fixed(out, 3, point.unix_ns);
 }
 
 fn point_size(attributes: usize, point: &Point) -> usize {

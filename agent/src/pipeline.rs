@@ -2,7 +2,7 @@
 //! reader thread, the recorder and the encoder. It waits, hands each event to
 //! the pure parts, and does what they say.
 //!
-//! A tick that the reader thread does not answer within [`PATIENCE`] goes on
+//! A tick that the reader thread does not answer within `PATIENCE` goes on
 //! without it: its families are typed [`Missing::Timeout`] until it returns,
 //! and the agent's own gauges, the tick number among them, are recorded all
 //! the same.
@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::otlp::Encoder;
 use crate::recorder::{Recorder, Sealed};
 use crate::sampler::{Action, Sampler};
-use crate::spool::Spool;
+use crate::spool::{Refused, Spool};
 use crate::status::{GaugeStatus, SpoolStatus};
 use crate::trace::{self, Tracer};
 use crate::uplink::Roster;
@@ -114,7 +114,32 @@ pub fn spawn(
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
     let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
-    let now = deps.clock.now();
+    let agent = Agent::new(deps.spool_status, deps.uplinks);
+    let parts = Parts {
+        reader,
+        agent,
+        clock: deps.clock,
+        tracer: deps.tracer,
+        stop: deps.stop,
+    };
+    Ok(start(config, identity, parts, deps.spool))
+}
+
+struct Parts {
+    reader: Reader,
+    agent: Agent,
+    clock: Clock,
+    tracer: Tracer,
+    stop: CancellationToken,
+}
+
+fn start<S: Store + Sync>(
+    config: &Config,
+    identity: &Identity,
+    parts: Parts,
+    spool: S,
+) -> Pipeline {
+    let now = parts.clock.now();
     let registry = Registry::default();
     let (orders, inbox) = mpsc::channel(ASKERS);
     let figures = Arc::new(Mutex::new(Figures::default()));
@@ -122,24 +147,35 @@ pub fn spawn(
         sampler: Sampler::new(&config.gauges.families, now.boot_ns),
         recorder: Recorder::new(registry.clone(), config.batch.length, now),
         encoder: Encoder::new(&identity.attributes, env!("CARGO_PKG_VERSION")),
-        agent: Agent::new(deps.spool_status, deps.uplinks),
-        reader,
+        agent: parts.agent,
+        reader: parts.reader,
         outstanding: None,
         spare: None,
         registry,
         figures: Figures::default(),
         shared: figures.clone(),
-        clock: deps.clock,
-        spool: deps.spool,
-        tracer: deps.tracer,
+        clock: parts.clock,
+        spool,
+        tracer: parts.tracer,
     };
-    Ok(Pipeline {
+    Pipeline {
         handle: PipelineHandle { orders, figures },
-        task: tokio::spawn(shell.run(inbox, deps.stop)),
-    })
+        task: tokio::spawn(shell.run(inbox, parts.stop)),
+    }
 }
 
-struct Shell {
+/// Where batches go: the spool, or a test's list.
+trait Store: Send + 'static {
+    fn store(&self, batch: Batch) -> impl Future<Output = Result<(), Refused>> + Send;
+}
+
+impl Store for Spool {
+    async fn store(&self, batch: Batch) -> Result<(), Refused> {
+        Spool::store(self, batch).await.map(|_| ())
+    }
+}
+
+struct Shell<S> {
     sampler: Sampler,
     recorder: Recorder,
     encoder: Encoder,
@@ -152,11 +188,11 @@ struct Shell {
     figures: Figures,
     shared: Arc<Mutex<Figures>>,
     clock: Clock,
-    spool: Spool,
+    spool: S,
     tracer: Tracer,
 }
 
-impl Shell {
+impl<S: Store + Sync> Shell<S> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>, stop: CancellationToken) {
         loop {
             let now_ns = self.clock.boot_ns();
@@ -480,13 +516,15 @@ pub(crate) mod tests {
         let begun = clock.now();
         let mut recorder = Recorder::new(registry.clone(), Duration::from_secs(30), begun);
         let (_spool, spool) = watch::channel(SpoolStatus::default());
-        let uplink = |name: &str| UplinkStatus {
+        let uplink = |name: &str| crate::status::UplinkStatus {
             name: name.into(),
             state: "up".into(),
-            ..UplinkStatus::default()
+            ..crate::status::UplinkStatus::default()
         };
         let (up, otlp) = watch::channel(uplink("otlp"));
-        let mut agent = Agent::new(spool, vec![otlp]);
+        let roster = Roster::default();
+        roster.set([otlp].into_iter());
+        let mut agent = Agent::new(spool, roster);
         let mut sources = crate::gauge::host_sources(Path::new("/"));
         let mut figures = Figures::default();
         let mut readings = Readings::new(registry.clone());
@@ -537,7 +575,7 @@ pub(crate) mod tests {
         let id = registry.series(&crate::gauge::table::LOAD_1M, &[]).unwrap();
         let mut recorder = Recorder::new(registry, Duration::from_secs(30), Stamp::default());
         let mut noise = 1_u64;
-        for tick in 0..20_000_u64.min(4000) {
+        for tick in 0..4000_u64 {
             let stamp = Stamp {
                 unix_ns: tick * 1_234_567_891,
                 boot_ns: tick * 1_234_567_891,
@@ -570,5 +608,135 @@ pub(crate) mod tests {
                 .all(|pair| pair[0].last.boot_ns < pair[1].first.boot_ns)
         );
         assert!(batches.iter().all(|batch| batch.context.is_some()));
+    }
+
+    struct Sink(mpsc::UnboundedSender<Batch>);
+
+    impl Store for Sink {
+        async fn store(&self, batch: Batch) -> Result<(), Refused> {
+            self.0.send(batch).map_err(|_| Refused::Stopped)
+        }
+    }
+
+    /// Hangs for ever at its second reading.
+    struct Hangs(u32, std::sync::mpsc::Receiver<()>);
+
+    impl crate::gauge::Source for Hangs {
+        fn family(&self) -> Family {
+            Family::Load
+        }
+
+        fn read(&mut self, _: Stamp, out: &mut Readings) -> Result<(), Missing> {
+            self.0 += 1;
+            if self.0 > 1 {
+                let _ = self.1.recv();
+            }
+            let id = out.series(&crate::gauge::table::LOAD_1M, &[]);
+            out.put(id, Ok(crate::gauge::Value::Int(1)));
+            Ok(())
+        }
+    }
+
+    fn ticks_of(batches: &[Batch]) -> Vec<i64> {
+        use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+        use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value};
+        use prost::Message as _;
+        let mut ticks = Vec::new();
+        for batch in batches {
+            let raw = crate::otlp::gunzip(&batch.body, 1 << 24).unwrap();
+            let request = ExportMetricsServiceRequest::decode(raw.as_slice()).unwrap();
+            let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+            let tick = metrics
+                .iter()
+                .find(|m| m.name == "sonde.sampler.tick")
+                .unwrap();
+            let Some(Data::Gauge(gauge)) = &tick.data else {
+                panic!("not a gauge")
+            };
+            ticks.extend(gauge.data_points.iter().map(|point| match point.value {
+                Some(Value::AsInt(tick)) => tick,
+                _ => panic!("not whole"),
+            }));
+        }
+        ticks
+    }
+
+    fn begin(
+        root: &Path,
+        reader: Reader,
+        sink: Sink,
+        length: Duration,
+    ) -> (Pipeline, CancellationToken) {
+        let mut config = config(root);
+        for every in config.gauges.families.values_mut() {
+            *every = Duration::from_millis(20);
+        }
+        config.batch.length = length;
+        let (_, spool) = watch::channel(SpoolStatus::default());
+        let stop = CancellationToken::new();
+        let parts = Parts {
+            reader,
+            agent: Agent::new(spool, Roster::default()),
+            clock: Clock::new(ClockTrust::Always),
+            tracer: tracer(),
+            stop: stop.clone(),
+        };
+        (start(&config, &Identity::find(&config), parts, sink), stop)
+    }
+
+    #[tokio::test]
+    async fn the_host_is_sampled_without_a_hole_and_the_last_batch_is_stored_at_the_end() {
+        let reader = Reader::start(Path::new("/"), Clock::new(ClockTrust::Always)).unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let (pipeline, stop) = begin(
+            Path::new("/"),
+            reader,
+            Sink(sink),
+            Duration::from_millis(200),
+        );
+        let mut batches = Vec::new();
+        for _ in 0..2 {
+            batches.push(stored.recv().await.unwrap());
+        }
+        let gauges = pipeline.handle.gauges().await;
+        assert!(
+            gauges
+                .iter()
+                .any(|g| g.name == "system.cpu.time" && g.value.is_some())
+        );
+        stop.cancel();
+        pipeline.task.await.unwrap();
+        while let Some(batch) = stored.recv().await {
+            batches.push(batch);
+        }
+        let figures = pipeline.handle.figures();
+        let wanted: Vec<i64> = (1..=i64::try_from(figures.ticks).unwrap()).collect();
+        assert_eq!(ticks_of(&batches), wanted);
+        let items: u64 = batches.iter().map(|batch| u64::from(batch.items)).sum();
+        assert_eq!(items, figures.points);
+        assert!(pipeline.handle.gauges().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_hangs_is_a_timeout_and_the_ticks_go_on() {
+        let (_open, gate) = std::sync::mpsc::channel();
+        let reader = Reader::with(
+            vec![Box::new(Hangs(0, gate))],
+            Clock::new(ClockTrust::Always),
+        )
+        .unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let (pipeline, stop) = begin(Path::new("/nowhere"), reader, Sink(sink), PATIENCE * 2);
+        let batch = stored.recv().await.unwrap();
+        let gauges = pipeline.handle.gauges().await;
+        let load = gauges.iter().find(|g| g.name == "sonde.load.1m").unwrap();
+        assert_eq!(
+            (load.value, load.missing.as_deref()),
+            (None, Some("timeout"))
+        );
+        let ticks = ticks_of(&[batch]);
+        assert!(ticks.len() > 10 && ticks.iter().zip(1..).all(|(a, b)| *a == b));
+        stop.cancel();
+        pipeline.task.await.unwrap();
     }
 }

@@ -523,6 +523,11 @@ fn status_finds_the_socket_even_of_a_broken_file() {
         status_socket(Some(Path::new("sonde.toml")), &world.env),
         Path::new("/x/s.sock")
     );
+    let moved = toml("[paths]\nruntime = \"/x\"\n");
+    assert_eq!(
+        status_socket(Some(Path::new("sonde.toml")), &moved.env),
+        Path::new("/x/status.sock")
+    );
     let own = World::new().file("run/sonde/status.sock", "");
     let own = {
         let folder = own.folder.path().join("run");

@@ -28,6 +28,7 @@ pub(super) struct Parts {
 }
 
 /// The ways out, all started from one configuration.
+#[derive(Default)]
 struct Uplinks {
     running: Vec<(UplinkName, Uplink)>,
     stop: Stop,
@@ -139,15 +140,6 @@ impl Parts {
             );
         }
         self.uplinks.finish(budget / 2).await;
-    }
-}
-
-impl Default for Uplinks {
-    fn default() -> Self {
-        Self {
-            running: Vec::new(),
-            stop: Stop::default(),
-        }
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Agent {
     uplinks: Roster,
     uplink_ids: Vec<(String, UplinkIds)>,
     ids: Option<Ids>,
+    /// A family's series begins with its first error: nine zeros a tick would be paid for.
+    errors: [Option<Option<SeriesId>>; Family::ALL.len()],
     losses: Vec<(String, String, Option<SeriesId>)>,
 }
 
@@ -51,7 +53,6 @@ struct Ids {
     tick: Option<SeriesId>,
     points: Option<SeriesId>,
     overruns: Option<SeriesId>,
-    errors: [Option<SeriesId>; Family::ALL.len()],
     spool: [Option<SeriesId>; 3],
 }
 
@@ -72,6 +73,7 @@ impl Agent {
             uplinks,
             uplink_ids: Vec::new(),
             ids: None,
+            errors: [None; Family::ALL.len()],
             losses: Vec::new(),
         }
     }
@@ -83,15 +85,17 @@ impl Agent {
             tick: out.series(&TICK, &[]),
             points: out.series(&POINTS, &[]),
             overruns: out.series(&OVERRUNS, &[]),
-            errors: Family::ALL
-                .map(|family| out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])),
             spool: [&SPOOL_USAGE, &SPOOL_FRAMES, &SPOOL_WRITTEN]
                 .map(|gauge| out.series(gauge, &[])),
         });
         out.put(ids.tick, Value::whole(figures.ticks));
         out.put(ids.overruns, Value::whole(figures.overruns));
-        for (id, errors) in ids.errors.iter().zip(figures.errors) {
-            out.put(*id, Value::whole(errors));
+        let counts = Family::ALL.iter().zip(&mut self.errors).zip(figures.errors);
+        for ((family, id), errors) in counts.filter(|(_, errors)| *errors > 0) {
+            let id = *id.get_or_insert_with(|| {
+                out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])
+            });
+            out.put(id, Value::whole(errors));
         }
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
@@ -225,6 +229,7 @@ mod tests {
         let figures = Figures {
             ticks: 7,
             points: 100,
+            errors: [0, 0, 3, 0, 0, 0, 0, 0, 0],
             ..Figures::default()
         };
         let points = agent.read(&figures, &mut out);
@@ -234,6 +239,11 @@ mod tests {
             .filter(|(_, value)| value.is_ok())
             .count();
         assert_eq!(points, 100 + u64::try_from(good).unwrap());
+        assert_eq!(
+            out.value("sonde.gauge.errors sonde.family=memory"),
+            Some(Ok(Value::Int(3)))
+        );
+        assert_eq!(out.value("sonde.gauge.errors sonde.family=cpu"), None);
         assert_eq!(
             out.value("sonde.sampler.points"),
             Some(Value::whole(points))

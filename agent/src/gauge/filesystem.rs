@@ -6,7 +6,7 @@
 //!       device     mount point              - type source   superblock options
 //! ```
 //!
-//! Only types that keep files for somebody are reported (see [`KEEPS`]):
+//! Only types that keep files for somebody are reported (see `KEEPS`):
 //! neither the kernel's own, nor RAM, nor images that are full by nature. A
 //! device is reported once, at its first mount point. Read-only is what the
 //! superblock says: under a unit's `ProtectSystem=` every mount looks
@@ -171,7 +171,7 @@ fn values(figures: &StatVfs) -> [Option<Result<Value, Missing>>; GAUGES] {
     let used = figures.f_blocks.checked_sub(figures.f_bfree);
     let reserved = figures.f_bfree.checked_sub(figures.f_bavail);
     let share = match used {
-        Some(used) if used + figures.f_bavail > 0 => Value::grained(
+        Some(used) if used.saturating_add(figures.f_bavail) > 0 => Value::grained(
             used as f64 / (used as f64 + figures.f_bavail as f64),
             SHARE_GRAIN,
         ),

@@ -58,7 +58,7 @@ impl<T: Send + 'static> Helpers<T> {
     }
 
     /// Asks about each path (at most [`MAX_PATHS`]) and calls `each` once for
-    /// every one, in no fixed order. Waits at most [`PATIENCE`] for each helper that hangs.
+    /// every one, in no fixed order. Waits at most `PATIENCE` for each helper that hangs.
     pub fn ask(&mut self, paths: &Arc<[PathBuf]>, mut each: impl FnMut(usize, Result<T, Missing>)) {
         for helper in &mut self.helpers {
             helper.collect();
@@ -211,7 +211,7 @@ mod tests {
     fn helpers(gate: &Gate) -> Helpers<usize> {
         let gate = gate.clone();
         let mut helpers = Helpers::new(Arc::new(move |path: &Path| {
-            if path.starts_with("/dead") {
+            if path.to_string_lossy().starts_with("/dead") {
                 let mut open = gate.0.lock().unwrap();
                 while !*open {
                     open = gate.1.wait(open).unwrap();

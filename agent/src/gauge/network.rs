@@ -35,8 +35,7 @@ struct Known {
 }
 
 impl Network {
-    /// Below `root`. `proc/thread-self` rather than `proc/self` would follow
-    /// a thread into another network namespace; the agent has one.
+    /// Below `root`.
     pub fn new(root: &Path) -> Self {
         Self {
             file: KernelFile::new(root.join("proc/net/dev")),

@@ -63,7 +63,7 @@ gauges! {
     TICK: Agent Gauge "sonde.sampler.tick" ["1"] () "Number of the tick since the agent started: 1, 2, 3, without a hole.";
     POINTS: Agent Counter "sonde.sampler.points" ["{point}"] () "Data points recorded since the start, this tick included.";
     OVERRUNS: Agent Counter "sonde.sampler.overruns" ["{tick}"] () "Ticks that were skipped because an earlier one was still being read.";
-    ERRORS: Agent Counter "sonde.gauge.errors" ["{error}"] ("sonde.family") "Readings that gave no value, or families that could not be read at all.";
+    ERRORS: Agent Counter "sonde.gauge.errors" ["{error}"] ("sonde.family") "Readings that gave no value, or families that could not be read at all; begins with a family's first error.";
     SPOOL_USAGE: Agent UpDownCounter "sonde.spool.usage" ["By"] () "Bytes that the spool's files occupy.";
     SPOOL_FRAMES: Agent UpDownCounter "sonde.spool.frames" ["{frame}"] () "Frames that wait in the spool.";
     SPOOL_WRITTEN: Agent Counter "sonde.spool.written" ["By"] () "Bytes written to the spool's files since the start.";

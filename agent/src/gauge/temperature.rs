@@ -3,7 +3,7 @@
 //!
 //! `sysinfo` cannot be pointed at another root, so the thermometers stand
 //! behind [`Thermometers`] and tests bring their own. It keeps the paths it
-//! found; the list is made again every [`RESCAN`] reads, because USB and I2C
+//! found; the list is made again every `RESCAN` reads, because USB and I2C
 //! sensors come and go. Two sensors that carry the same label are one to
 //! `sysinfo`; `hw.id` tells apart what it tells apart.
 
