@@ -291,7 +291,7 @@ impl Agent {
     ///
     /// # Panics
     /// When it has already ended.
-    pub async fn kill(mut self) {
+    pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.child.wait().await;
     }
@@ -300,7 +300,7 @@ impl Agent {
     ///
     /// # Errors
     /// [`TooLate`] when it has not ended within `limit`.
-    pub async fn terminate(mut self, limit: Duration) -> Result<ExitStatus, TooLate> {
+    pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus, TooLate> {
         self.signal(Signal::TERM);
         self.ended(limit).await
     }

@@ -5,20 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use sonde_agent::frame::Signal;
-use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::certs::{Certs, Pair};
-use crate::ledger::{Book, Delivery, Payload, TooLate};
+use crate::ledger::{Book, Delivery, Payload, TooLate, now_unix_ns};
 
 /// How gateways may come in. Subscribers of the test have a plain door of their own.
 #[derive(Clone, Debug)]
@@ -163,7 +163,10 @@ impl Subscriber {
         let limit = Duration::from_secs(10);
         match tokio::time::timeout(limit, is_ready.wait_for(|ready| *ready)).await {
             Ok(Ok(_)) => Ok(subscriber),
-            _ => Err(TooLate(format!("subscribing at {broker}"))),
+            _ => {
+                let faults = subscriber.faults();
+                Err(TooLate(format!("subscribing at {broker}: {faults:?}")))
+            }
         }
     }
 
@@ -265,8 +268,8 @@ async fn listen(
     states: Arc<Mutex<Vec<State>>>,
     faults: Arc<Mutex<Vec<String>>>,
 ) {
-    // The number that the port is to nobody else makes the client id unique.
-    let id = format!("sonde-tests-{}-{prefix}", broker.port());
+    // rumqttd takes no client id with a character that topics use.
+    let id = format!("sonde-tests-{}", prefix.replace(['/', '+', '$', '#'], "-"));
     let mut options = MqttOptions::new(id, broker.ip().to_string(), broker.port());
     options.set_max_packet_size(Some(8 << 20));
     let (client, mut events) = AsyncClient::new(options, 16);
@@ -290,7 +293,10 @@ async fn listen(
                 Err(fault) => lock(&faults).push(fault),
             },
             Ok(_) => {}
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => {
+                lock(&faults).push(format!("the subscriber's connection: {error}"));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }
@@ -345,6 +351,7 @@ fn take(prefix: &str, publish: Publish) -> Result<Message, String> {
         target: topic,
         body_bytes: publish.payload.len(),
         properties: properties.user_properties,
+        received_unix_ns: now_unix_ns(),
     }))
 }
 

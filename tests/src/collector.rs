@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::ledger::{Book, Delivery, Payload, TooLate};
+use crate::ledger::{Book, Delivery, Payload, TooLate, now_unix_ns};
 
 /// The largest request the specification lets a client send.
 const MAX_REQUEST: usize = 64 << 20;
@@ -397,6 +397,7 @@ async fn read(request: Request<Incoming>) -> Result<Delivery, (StatusCode, Strin
         .await
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{path}: body: {error}")))?
         .to_bytes();
+    let received_unix_ns = now_unix_ns();
     let payload = Payload::decode(signal, gzip, &body)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{path}: {error}")))?;
     if payload.items() == 0 {
@@ -410,6 +411,7 @@ async fn read(request: Request<Incoming>) -> Result<Delivery, (StatusCode, Strin
         target: path,
         body_bytes: body.len(),
         properties: Vec::new(),
+        received_unix_ns,
     })
 }
 

@@ -1,6 +1,8 @@
 //! An embedded MQTT 5 broker (rumqttd) for the demo: nothing to install.
 //!
-//! It lives until the process ends: rumqttd offers no way to stop it.
+//! It lives until the process ends: rumqttd offers no way to stop it. Client
+//! ids must do without `+ $ # /`: one refused id, tried twice, panics inside
+//! rumqttd 0.20 and leaves it dead for everybody (`will_handlers` poisoned).
 
 use std::collections::HashMap;
 use std::io;

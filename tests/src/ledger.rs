@@ -24,6 +24,7 @@ use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, number_data_point
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use sonde_agent::clock::{Clock, ClockTrust};
 use sonde_agent::frame::Signal;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -42,6 +43,8 @@ pub struct Delivery {
     pub body_bytes: usize,
     /// MQTT user properties in order; empty over HTTP.
     pub properties: Vec<(String, String)>,
+    /// When it had come, nanoseconds since 1970.
+    pub received_unix_ns: u64,
 }
 
 /// A decoded export request.
@@ -379,6 +382,11 @@ fn series_name(name: &str, attributes: &[KeyValue]) -> String {
         .collect();
     pairs.sort();
     format!("{name}{{{}}}", pairs.join(","))
+}
+
+/// The wall clock, nanoseconds since 1970.
+pub fn now_unix_ns() -> u64 {
+    Clock::new(ClockTrust::Always).now().unix_ns
 }
 
 /// An attribute's value as people read it.

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod broker;
 pub mod certs;
 pub mod collector;
+pub mod consumer;
 pub mod demo_broker;
 pub mod ledger;
 pub mod link;

@@ -64,6 +64,7 @@ mod tests {
                 target: String::new(),
                 body_bytes: 0,
                 properties: vec![],
+                received_unix_ns: 0,
             }],
         };
         let dir = tempfile::tempdir().unwrap();

@@ -42,6 +42,7 @@ pub fn delivery(request: ExportMetricsServiceRequest) -> Delivery {
         payload: Payload::Metrics(request),
         target: "/v1/metrics".to_owned(),
         properties: Vec::new(),
+        received_unix_ns: 0,
     }
 }
 

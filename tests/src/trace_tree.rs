@@ -80,7 +80,8 @@ impl Forest {
         self.spans.values()
     }
 
-    /// Draws a trace: linked spans of other traces first, then the spans as a tree.
+    /// Draws a trace: linked spans of other traces first, then the spans as a
+    /// tree, each with its duration and how long after the root it began.
     pub fn draw(&self, tree: &Tree<'_>) -> String {
         let mut out = String::new();
         let linked: Vec<&Span> = tree
@@ -99,7 +100,8 @@ impl Forest {
         let _ = writeln!(out, "  trace {}", hex(&tree.trace_id));
         let tops: Vec<&Span> = tree.roots.iter().chain(&tree.orphans).copied().collect();
         for (at, span) in tops.iter().enumerate() {
-            tree.draw(span, "  ", at + 1 == tops.len(), &mut out);
+            let start = tops.first().map_or(0, |top| top.start_time_unix_nano);
+            tree.draw(span, start, "  ", at + 1 == tops.len(), &mut out);
         }
         out
     }
@@ -126,13 +128,14 @@ impl Tree<'_> {
         self.children.get(&span.span_id).map_or(&[], Vec::as_slice)
     }
 
-    fn draw(&self, span: &Span, indent: &str, last: bool, out: &mut String) {
+    fn draw(&self, span: &Span, start: u64, indent: &str, last: bool, out: &mut String) {
         let (branch, below) = if last {
             ("└─ ", "   ")
         } else {
             ("├─ ", "│  ")
         };
-        let _ = writeln!(out, "{indent}{branch}{}", describe(span));
+        let after = span.start_time_unix_nano.saturating_sub(start) as f64 / 1e9;
+        let _ = writeln!(out, "{indent}{branch}{}  +{after:.3} s", describe(span));
         let children = self.children(span);
         for (at, child) in children.iter().enumerate() {
             self.draw(
