@@ -24,6 +24,7 @@ pub mod rotel;
 #[cfg(test)]
 mod sample;
 pub mod trace_tree;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 

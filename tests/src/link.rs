@@ -219,7 +219,7 @@ async fn carry(
                     }
                     // A stream with a hole can never be right again.
                     if let Some(stream) = remote.take() {
-                        let _ = tokio::spawn(hold(stream, mode.clone()));
+                        drop(tokio::spawn(hold(stream, mode.clone())));
                     }
                     swallow(client, mode).await;
                     return;

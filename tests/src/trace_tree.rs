@@ -138,12 +138,8 @@ impl Tree<'_> {
         let _ = writeln!(out, "{indent}{branch}{}  +{after:.3} s", describe(span));
         let children = self.children(span);
         for (at, child) in children.iter().enumerate() {
-            self.draw(
-                child,
-                &format!("{indent}{below}"),
-                at + 1 == children.len(),
-                out,
-            );
+            let indent = format!("{indent}{below}");
+            self.draw(child, start, &indent, at + 1 == children.len(), out);
         }
     }
 }
@@ -194,7 +190,7 @@ pub fn parse_traceparent(text: &str) -> Option<(Id, Id)> {
 
 fn unhex(text: &str) -> Option<Id> {
     let digits = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    if text.len() % 2 != 0 || !text.as_bytes().iter().all(digits) {
+    if !text.len().is_multiple_of(2) || !text.as_bytes().iter().all(digits) {
         return None;
     }
     (0..text.len())
