@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
-use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, number_data_point};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -128,7 +128,9 @@ impl Payload {
     /// Data points, spans or log records inside.
     pub fn items(&self) -> usize {
         match self {
-            Self::Metrics(request) => points_of(request).len(),
+            Self::Metrics(request) => numbers_of(request)
+                .map(|(_, _, numbers)| numbers.len())
+                .sum(),
             Self::Traces(request) => spans_of(request).count(),
             Self::Logs(request) => logs_of(request).count(),
         }
@@ -309,34 +311,43 @@ impl Book {
     }
 }
 
-/// Data points of a request; only the numbers, since the agent sends no histograms.
+/// Data points of a request with their names.
 fn points_of(request: &ExportMetricsServiceRequest) -> Vec<Point> {
     let mut points = Vec::new();
-    for resource in &request.resource_metrics {
-        let instance = instance_of(resource.resource.as_ref());
-        for metric in resource
+    for (resource, metric, numbers) in numbers_of(request) {
+        let instance = instance_of(resource);
+        points.extend(numbers.iter().map(|number| Point {
+            instance: instance.clone(),
+            series: series_name(&metric.name, &number.attributes),
+            unix_ns: number.time_unix_nano,
+            value: match number.value {
+                Some(number_data_point::Value::AsInt(value)) => Some(value as f64),
+                Some(number_data_point::Value::AsDouble(value)) => Some(value),
+                None => None,
+            },
+        }));
+    }
+    points
+}
+
+/// A request's metrics; only the numbers, since the agent sends no histograms.
+fn numbers_of(
+    request: &ExportMetricsServiceRequest,
+) -> impl Iterator<Item = (Option<&Resource>, &Metric, &[NumberDataPoint])> {
+    request.resource_metrics.iter().flat_map(|resource| {
+        let metrics = resource
             .scope_metrics
             .iter()
-            .flat_map(|scope| &scope.metrics)
-        {
+            .flat_map(|scope| &scope.metrics);
+        metrics.map(|metric| {
             let numbers: &[NumberDataPoint] = match &metric.data {
                 Some(Data::Gauge(gauge)) => &gauge.data_points,
                 Some(Data::Sum(sum)) => &sum.data_points,
                 _ => &[],
             };
-            points.extend(numbers.iter().map(|number| Point {
-                instance: instance.clone(),
-                series: series_name(&metric.name, &number.attributes),
-                unix_ns: number.time_unix_nano,
-                value: match number.value {
-                    Some(number_data_point::Value::AsInt(value)) => Some(value as f64),
-                    Some(number_data_point::Value::AsDouble(value)) => Some(value),
-                    None => None,
-                },
-            }));
-        }
-    }
-    points
+            (resource.resource.as_ref(), metric, numbers)
+        })
+    })
 }
 
 fn spans_of(request: &ExportTraceServiceRequest) -> impl Iterator<Item = (String, &Span)> {

@@ -11,6 +11,7 @@
 //! Nothing here trusts a counter of the agent's.
 
 pub mod agent;
+pub mod backlog;
 pub mod broker;
 pub mod certs;
 pub mod collector;
@@ -18,6 +19,7 @@ pub mod consumer;
 pub mod demo_broker;
 pub mod ledger;
 pub mod link;
+pub mod process;
 pub mod proof;
 pub mod report;
 pub mod rotel;

@@ -66,7 +66,9 @@ async fn a_reference_client_in_another_language_reads_what_is_published() {
     let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(read["points"].as_u64() > Some(10), "{read}");
     assert_eq!(read["device"], id, "{read}");
-    let parent = read["properties"]["traceparent"].as_str().unwrap_or_default();
+    let parent = read["properties"]["traceparent"]
+        .as_str()
+        .unwrap_or_default();
     assert!(parse_traceparent(parent).is_some(), "{read}");
     assert!(agent.terminate(SOON).await.unwrap().success());
 }
