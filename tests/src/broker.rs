@@ -308,6 +308,7 @@ enum Message {
 
 /// Reads a message as the documentation promises it.
 fn take(prefix: &str, publish: Publish) -> Result<Message, String> {
+    let received_unix_ns = now_unix_ns();
     let topic = String::from_utf8_lossy(&publish.topic).into_owned();
     let rest = topic.strip_prefix(prefix).unwrap_or(&topic);
     let signal = match rest {
@@ -351,7 +352,8 @@ fn take(prefix: &str, publish: Publish) -> Result<Message, String> {
         target: topic,
         body_bytes: publish.payload.len(),
         properties: properties.user_properties,
-        received_unix_ns: now_unix_ns(),
+        received_unix_ns,
+        decoded_unix_ns: now_unix_ns(),
     }))
 }
 

@@ -412,6 +412,7 @@ async fn read(request: Request<Incoming>) -> Result<Delivery, (StatusCode, Strin
         body_bytes: body.len(),
         properties: Vec::new(),
         received_unix_ns,
+        decoded_unix_ns: now_unix_ns(),
     })
 }
 

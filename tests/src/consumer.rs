@@ -20,7 +20,7 @@ pub fn span(delivery: &Delivery) -> Option<Span> {
         name: "process telemetry/metrics".to_owned(),
         kind: SpanKind::Consumer.into(),
         start_time_unix_nano: delivery.received_unix_ns,
-        end_time_unix_nano: delivery.received_unix_ns,
+        end_time_unix_nano: delivery.decoded_unix_ns,
         ..Span::default()
     })
 }

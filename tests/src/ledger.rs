@@ -45,6 +45,8 @@ pub struct Delivery {
     pub properties: Vec<(String, String)>,
     /// When it had come, nanoseconds since 1970.
     pub received_unix_ns: u64,
+    /// When it had been read and understood.
+    pub decoded_unix_ns: u64,
 }
 
 /// A decoded export request.

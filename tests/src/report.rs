@@ -65,6 +65,7 @@ mod tests {
                 body_bytes: 0,
                 properties: vec![],
                 received_unix_ns: 0,
+                decoded_unix_ns: 0,
             }],
         };
         let dir = tempfile::tempdir().unwrap();

@@ -43,6 +43,7 @@ pub fn delivery(request: ExportMetricsServiceRequest) -> Delivery {
         target: "/v1/metrics".to_owned(),
         properties: Vec::new(),
         received_unix_ns: 0,
+        decoded_unix_ns: 0,
     }
 }
 

@@ -9,6 +9,9 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 /// A trace's or span's number as it stands in a `traceparent`.
 pub type Id = Vec<u8>;
 
+/// Linked spans that a drawing shows; a batch can have a hundred.
+const SHOWN_LINKS: usize = 8;
+
 /// Spans by trace.
 #[derive(Debug, Default)]
 pub struct Forest {
@@ -84,18 +87,22 @@ impl Forest {
     /// tree, each with its duration and how long after the root it began.
     pub fn draw(&self, tree: &Tree<'_>) -> String {
         let mut out = String::new();
-        let linked: Vec<&Span> = tree
+        let mut linked: Vec<&Span> = tree
             .all()
             .iter()
             .flat_map(|span| &span.links)
             .filter(|link| link.trace_id != tree.trace_id)
             .filter_map(|link| self.find(&link.trace_id, &link.span_id))
             .collect();
-        for span in &linked {
-            let _ = writeln!(out, "  {}  (own trace, linked)", describe(span));
+        linked.sort_by_key(|span| span.start_time_unix_nano);
+        for span in linked.iter().take(SHOWN_LINKS) {
+            let _ = writeln!(out, "  {}  (own trace)", describe(span));
+        }
+        if linked.len() > SHOWN_LINKS {
+            let _ = writeln!(out, "  … and {} more", linked.len() - SHOWN_LINKS);
         }
         if !linked.is_empty() {
-            let _ = writeln!(out, "   ⇣ linked");
+            let _ = writeln!(out, "   ⇣ linked from");
         }
         let _ = writeln!(out, "  trace {}", hex(&tree.trace_id));
         let tops: Vec<&Span> = tree.roots.iter().chain(&tree.orphans).copied().collect();

@@ -379,7 +379,9 @@ fn disagreement(verdicts: &[Verdict; 2]) -> Option<String> {
 /// The trace of the batch that waited longest, from its ticks to the program that read the broker.
 fn draw_trace([otlp, mqtt]: &[Ledger; 2]) {
     let forest = consumer::forest(otlp, mqtt);
-    println!("\n  One batch's way, as a trace (the one that the outage held up longest):\n");
+    println!(
+        "\n  One batch's way, as a trace (the one that the outage held up longest).\n  Behind +: how long after the batch was sealed.\n"
+    );
     match consumer::longest_wait(&forest) {
         Some(producer) => print!("{}", forest.draw(&forest.tree(&producer.trace_id))),
         None => println!("  none: no traceparent at the broker named a span at the collector."),
