@@ -62,22 +62,22 @@ async fn retry_after_is_honoured() {
     let otlp = Otlp::start().await;
     let mut agent = otlp.gateway("answer-429").start();
     otlp.tick(2).await;
-    otlp.collector.answer(Answer::TooMany { retry_after: 5 });
+    otlp.collector.answer(Answer::TooMany { retry_after: 8 });
     otlp.collector.wait_answered(429, 1, SOON).await.unwrap();
     let from = agent.ready().await.unwrap().agent.ticks;
     agent
-        .wait("4 more ticks", SOON, |status| {
-            status.agent.ticks >= from + 4
+        .wait("5 more ticks", SOON, |status| {
+            status.agent.ticks >= from + 5
         })
         .await
         .unwrap();
     assert_eq!(
         otlp.collector.answered(429),
         1,
-        "asked again before the 5 s were over"
+        "asked again before the 8 s were over"
     );
     otlp.collector.answer(Answer::Accept);
-    otlp.tick(from + 4).await;
+    otlp.tick(from + 5).await;
     finish(&mut agent, Some(&otlp), None).await;
     otlp.prove("answer-429");
 }

@@ -3,8 +3,10 @@
 //! Starts an MQTT 5 broker and an OTLP collector inside this program, and the
 //! real `sonde` binary beside it, all on loopback, without root. Cuts both
 //! links for a while, restores them, and judges what arrived from the data
-//! alone. Exit code 0: the proof holds; 1: it does not, with the reasons.
+//! alone. Exit code 0: the proof holds; 1: it does not, with the reasons; 130:
+//! interrupted before there was a proof.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -30,7 +32,8 @@ Watch a gateway agent lose its link and lose nothing. Takes about a minute.
   --tamper   take one received frame away before the judgement: the proof must fail
   --help     this text
 
-Exit code: 0 the proof holds, 1 it does not (with the reasons), 2 wrong usage.
+Exit code: 0 the proof holds, 1 it does not (with the reasons), 2 wrong usage,
+130 interrupted before the proof.
 ";
 
 /// Long enough for two batches to arrive before the cut.
@@ -66,9 +69,11 @@ async fn main() -> ExitCode {
             }
         }
     }
+    // What the judges said, once they have: an interrupted `--stay` still answers with it.
+    let judged = Cell::new(None);
     // Dropping the play ends its processes by their ids and removes its folder.
     tokio::select! {
-        ended = play(&options) => match ended {
+        ended = play(&options, &judged) => match ended {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
@@ -78,7 +83,12 @@ async fn main() -> ExitCode {
         },
         () = interrupted() => {
             println!("\nEnded. The agent is stopped and its folder removed.");
-            ExitCode::from(if options.stay { 0 } else { 130 })
+            match judged.get() {
+                Some(true) => ExitCode::SUCCESS,
+                Some(false) => ExitCode::FAILURE,
+                // 128 and the signal's number, as shells have it.
+                None => ExitCode::from(130),
+            }
         }
     }
 }
@@ -104,7 +114,7 @@ struct Stage {
     screen: Screen,
 }
 
-async fn play(options: &Options) -> Result<bool, Box<dyn Error>> {
+async fn play(options: &Options, judged: &Cell<Option<bool>>) -> Result<bool, Box<dyn Error>> {
     if !binary().is_file() {
         println!("Building the agent first (cargo build --release -p sonde-agent) …");
     }
@@ -174,6 +184,7 @@ async fn play(options: &Options) -> Result<bool, Box<dyn Error>> {
         );
     }
     let holds = judge(&ledgers, wire);
+    judged.set(Some(holds));
     if !ended {
         stage.stay().await?;
     }
