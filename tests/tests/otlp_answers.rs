@@ -186,6 +186,29 @@ async fn an_expired_token_deletes_nothing_and_a_new_one_delivers_all() {
 }
 
 #[tokio::test]
+async fn a_token_file_that_is_missing_holds_the_data_until_it_comes() {
+    let otlp = Otlp::start().await;
+    let mut gateway = otlp.gateway("answer-no-token");
+    let token = gateway.path("headers");
+    gateway.text("uplink.otlp.headers_file", &token.display().to_string());
+    otlp.collector
+        .answer(Answer::NeedToken("Bearer new".to_owned()));
+    let mut agent = gateway.start();
+    let status = agent
+        .wait("the missing file in the status", SOON, |status| {
+            status.agent.ticks >= 6 && uplink(status).last_error.is_some()
+        })
+        .await
+        .unwrap();
+    assert!(otlp.collector.book.is_empty());
+    assert!(status.spool.lost.is_empty(), "{:?}", status.spool.lost);
+    std::fs::write(&token, "Authorization: Bearer new\n").unwrap();
+    otlp.tick(status.agent.ticks).await;
+    finish(&mut agent, Some(&otlp), None).await;
+    otlp.prove("answer-no-token");
+}
+
+#[tokio::test]
 async fn a_real_collector_understands_everything() {
     let otlp = Otlp::start().await;
     let rotel = Rotel::start(otlp.collector.address()).await.unwrap();
