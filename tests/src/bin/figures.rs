@@ -1,0 +1,267 @@
+//! Sonde's figures, measured from outside: bytes at the link, memory and
+//! processor time from `/proc`, points from what the receivers got.
+//!
+//! Each figure is one command, printed with its result and kept in
+//! `report/figures.txt`.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sonde_tests::agent::{Agent, binary, build_if_missing};
+use sonde_tests::ledger::Ledger;
+use sonde_tests::link::Mode;
+use sonde_tests::proof;
+use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, set_links};
+use sonde_tests::{backlog, process, report};
+use tokio::time::{Instant, interval};
+
+type Done = Result<(), Box<dyn Error>>;
+
+const HELP: &str = "\
+cargo run --bin figures -- WHAT [MINUTES]
+
+  outage            120 s without links, kill -9 in the middle: sampled, delivered, repeated, lost
+  steady [MINUTES]  30 s batches, 1 s ticks, link up (10 minutes): bytes a point, CPU a point, memory
+  drain             memory while a backlog of 20 MB drains
+  size              the stripped binary
+  all [MINUTES]     all of them
+
+Measures target/release/sonde, or SONDE_BIN; builds it if it is not there.
+";
+
+/// A gateway's defaults, which the comparison with other agents used too.
+const BATCH: &str = "30s";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let what = arguments.next().unwrap_or_default();
+    let minutes = match arguments.next().map(|text| text.parse::<u64>()) {
+        None => 10,
+        Some(Ok(minutes @ 1..=600)) => minutes,
+        Some(_) => return usage(),
+    };
+    let done = match what.as_str() {
+        "outage" => outage().await,
+        "steady" => steady(minutes).await,
+        "drain" => drain().await,
+        "size" => size().await,
+        "all" => all(minutes).await,
+        _ => return usage(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("figures: {what}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{HELP}");
+    ExitCode::from(2)
+}
+
+async fn all(minutes: u64) -> Done {
+    size().await?;
+    drain().await?;
+    outage().await?;
+    steady(minutes).await
+}
+
+/// Stripped size.
+async fn size() -> Done {
+    let path = build_if_missing().await?;
+    let bytes = std::fs::metadata(&path)?.len();
+    say(&format!(
+        "size: {bytes} bytes stripped ({})",
+        std::env::consts::ARCH
+    ))
+}
+
+/// Everything about a link that was gone for two minutes, and a kill in its middle.
+async fn outage() -> Done {
+    build_if_missing().await?;
+    let id = "figures-outage";
+    let (otlp, mqtt) = (Otlp::start().await, Mqtt::plain(id).await);
+    let mut gateway = otlp.gateway(id);
+    mqtt.connect(&mut gateway, id);
+    gateway
+        .text("batch.length", "10s")
+        .text("spool.loss_window", "20s");
+    let mut agent = gateway.start();
+    otlp.tick(10).await;
+    mqtt.tick(10).await;
+    set_links(&otlp, &mqtt, Mode::Cut).await;
+    let before = later(&mut agent, 60).await?;
+    agent.kill().await;
+    let mut agent = gateway.start();
+    agent.ready().await?;
+    later(&mut agent, 60).await?;
+    set_links(&otlp, &mqtt, Mode::Up).await;
+    let behind = agent.ready().await?.agent.ticks;
+    otlp.tick(behind + 1).await;
+    mqtt.tick(behind + 1).await;
+    agent
+        .wait("an empty backlog", LATER, |status| {
+            status
+                .uplinks
+                .iter()
+                .all(|uplink| uplink.pending_frames == 0)
+        })
+        .await?;
+    sonde_tests::world::finish(&mut agent, Some(&otlp), Some(&mqtt)).await;
+    for (name, ledger) in [
+        ("otlp", otlp.collector.book.copy()),
+        ("mqtt", mqtt.subscriber.book.copy()),
+    ] {
+        let verdict = proof::judge(&ledger);
+        let first = verdict.instances.first().map_or(0, |start| start.last_tick);
+        say(&format!(
+            "outage, {name}: 120 s cut, kill -9 after 60 s, loss window 20 s: {} points sampled \
+             (up to each start's last tick), {} delivered, {} repeats, {} missing ticks; \
+             at the kill {} ticks of {before} lost",
+            verdict.sampled(),
+            verdict.delivered(),
+            verdict.repeats(),
+            verdict.gaps(),
+            before.saturating_sub(first),
+        ))?;
+        if !verdict.holds() {
+            return Err(verdict.failures().join("; ").into());
+        }
+    }
+    Ok(())
+}
+
+/// Waits for that many more ticks; returns the last.
+async fn later(agent: &mut Agent, ticks: u64) -> Result<u64, Box<dyn Error>> {
+    let until = agent.ready().await?.agent.ticks + ticks;
+    let limit = Duration::from_secs(ticks * 2 + 30);
+    let what = format!("{ticks} more ticks");
+    let status = agent
+        .wait(&what, limit, |status| status.agent.ticks >= until)
+        .await?;
+    Ok(status.agent.ticks)
+}
+
+/// Nothing happens but work: bytes, processor time and memory.
+async fn steady(minutes: u64) -> Done {
+    build_if_missing().await?;
+    let otlp = Otlp::start().await;
+    let mut gateway = otlp.gateway("figures-steady");
+    gateway
+        .text("batch.length", BATCH)
+        .text("spool.loss_window", "60s")
+        .unset("trace.sampler")
+        .unset("trace.routine_ratio");
+    let agent = gateway.start();
+    let pid = agent.pid();
+    // From the end of one delivery to the end of another: whole batches.
+    let ticks = |at_least: u64| {
+        let book = &otlp.collector.book;
+        let limit = Duration::from_secs(at_least + 90);
+        async move {
+            book.wait("a batch", limit, |ledger| newest_tick(ledger) >= at_least)
+                .await
+        }
+    };
+    ticks(1).await?;
+    let (from, wire, cpu) = (points(&otlp), otlp.link.traffic(), process::cpu_ns(pid));
+    ticks(minutes * 60).await?;
+    let (until, wire_end, cpu_end) = (points(&otlp), otlp.link.traffic(), process::cpu_ns(pid));
+    let memory = process::memory(pid).ok_or("the agent has ended")?;
+    let (Some(cpu), Some(cpu_end)) = (cpu, cpu_end) else {
+        return Err("the agent has ended".into());
+    };
+    let count = until.saturating_sub(from).max(1);
+    let series = count / (minutes * 60).max(1);
+    say(&format!(
+        "steady: {minutes} min, 1 s ticks, {BATCH} batches, gzip, about {series} points a tick, \
+         {count} points: {:.2} bytes a point sent on the wire ({:.2} received), \
+         {:.2} us of CPU a point, {:.2} MiB resident, {:.2} MiB at most",
+        (wire_end.up - wire.up) as f64 / count as f64,
+        (wire_end.down - wire.down) as f64 / count as f64,
+        (cpu_end - cpu) as f64 / 1e3 / count as f64,
+        mib(memory.resident),
+        mib(memory.peak),
+    ))
+}
+
+/// Distinct points so far.
+fn points(otlp: &Otlp) -> u64 {
+    otlp.collector.book.read(|ledger| {
+        let verdict = proof::judge(ledger);
+        let beyond: u64 = verdict.instances.iter().map(|start| start.beyond).sum();
+        verdict.delivered() + beyond
+    })
+}
+
+/// Memory while 20 MB go out.
+async fn drain() -> Done {
+    build_if_missing().await?;
+    let otlp = Otlp::start().await;
+    let gateway = otlp.gateway("figures-drain");
+    let expected = backlog::make(&gateway.spool(), 20_000_000).await?;
+    let on_disk = gateway.spool_bytes();
+    let started = Instant::now();
+    let agent = gateway.start();
+    let pid = agent.pid();
+    let backlog_points = |ledger: &Ledger| {
+        ledger
+            .deliveries
+            .iter()
+            .filter(|one| is_backlog(one))
+            .map(|one| one.payload.items() as u64)
+            .sum::<u64>()
+    };
+    let mut most = process::Memory::default();
+    let mut look = interval(Duration::from_millis(200));
+    while otlp.collector.book.read(backlog_points) < expected {
+        look.tick().await;
+        most = process::memory(pid).ok_or("the agent has ended")?;
+        if started.elapsed() > Duration::from_secs(600) {
+            return Err("the backlog did not drain within ten minutes".into());
+        }
+    }
+    say(&format!(
+        "drain: {:.1} MB of backlog ({expected} points) in {:.1} s: {:.2} MiB resident at most, {:.2} MiB afterwards",
+        on_disk as f64 / 1e6,
+        started.elapsed().as_secs_f64(),
+        mib(most.peak),
+        mib(most.resident),
+    ))
+}
+
+fn is_backlog(delivery: &sonde_tests::ledger::Delivery) -> bool {
+    use sonde_tests::ledger::Payload;
+    let Payload::Metrics(request) = &delivery.payload else {
+        return false;
+    };
+    request
+        .resource_metrics
+        .iter()
+        .flat_map(|resource| &resource.scope_metrics)
+        .flat_map(|scope| &scope.metrics)
+        .any(|metric| metric.name.starts_with("test.backlog."))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Prints a result and keeps it.
+fn say(line: &str) -> Done {
+    println!("{line}");
+    let folder = report::folder();
+    std::fs::create_dir_all(&folder)?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("figures.txt"))?;
+    writeln!(file, "{line}  [{}]", binary().display())?;
+    Ok(())
+}
