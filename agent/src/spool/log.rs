@@ -201,7 +201,7 @@ impl<S: Storage> Log<S> {
     /// Bytes that the files occupy.
     pub(crate) fn usage(&self) -> u64 {
         let files = self.chains.iter().flat_map(|chain| chain.segments.values());
-        files.map(|segment| blocks(segment.size)).sum::<u64>() + self.slots_share()
+        files.map(occupied).sum::<u64>() + self.slots_share()
     }
 
     fn slots_share(&self) -> u64 {
@@ -312,7 +312,12 @@ impl<S: Storage> Log<S> {
         }
         self.put_anchor(class, &mut out, nonce, now);
         let size = u64::from(base) + out.len() as u64;
-        let grown = blocks(size + FOOTER as u64) - if fresh { 0 } else { blocks(u64::from(base)) };
+        let before = if fresh {
+            0
+        } else {
+            blocks(u64::from(base) + FOOTER as u64)
+        };
+        let grown = blocks(size + FOOTER as u64).saturating_sub(before);
         // The cursor file has its share before it exists.
         let share = SLOTS - self.slots_share();
         if self.usage() + share + grown > limit {
@@ -588,6 +593,12 @@ impl From<io::Error> for WriteError {
             WriteError::Failed(error)
         }
     }
+}
+
+/// What a segment occupies; an open one has its footer to come.
+fn occupied(segment: &Segment) -> u64 {
+    let footer = if segment.closed { 0 } else { FOOTER as u64 };
+    blocks(segment.size + footer)
 }
 
 pub(super) fn blocks(bytes: u64) -> u64 {

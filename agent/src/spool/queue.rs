@@ -161,6 +161,7 @@ impl<S: Storage> Core<S> {
             self.recount(uplink);
         }
         self.sweep();
+        self.fit_quota();
         Ok(true)
     }
 
@@ -291,6 +292,7 @@ impl<S: Storage> Core<S> {
         self.limits = limits;
         self.subscribe(subscriptions);
         self.sweep();
+        self.fit_quota();
     }
 
     /// What waits for an uplink.
