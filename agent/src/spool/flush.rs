@@ -367,6 +367,15 @@ impl<S: Storage> Core<S> {
         }
     }
 
+    /// Brings the files under a quota that has shrunk; the outbox stays.
+    pub(super) fn fit_quota(&mut self) {
+        let over = |core: &Self| {
+            let usage = core.log.as_ref().map_or(0, super::log::Log::usage);
+            usage > core.limits.quota
+        };
+        while over(self) && self.evict(Class::Critical) {}
+    }
+
     /// Removes the oldest segment that is worth no more than `class`.
     fn evict(&mut self, class: Class) -> bool {
         let order: &[Class] = match class {

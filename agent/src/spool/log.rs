@@ -9,28 +9,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use bytes::Bytes;
-
 use super::cursor::{Ledger, SLOT, SLOT_FILE, UPLINKS};
 use super::format::{
-    self, FOOTER, FrameHeader, FrameParts, Kind, MAX_FRAME_HEADER, SEGMENT_HEADER, SegmentHeader,
-    Stats,
+    self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SegmentHeader, Stats,
 };
 use super::storage::{Storage, is_full};
 use crate::frame::{Batch, Class, Stamp};
 
-/// Bytes read at a time.
-const PIECE: usize = 64 * 1024;
 /// Bytes appended per sync at most, so that the buffer stays small.
 const COMMIT: usize = 256 * 1024;
 /// What a file occupies is rounded up to this, in bytes.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 /// The cursor file's share of the quota, in bytes.
 const SLOTS: u64 = 2 * SLOT;
-/// Failed reads of one segment before the place counts as damaged: a disk may come back.
-const READ_PATIENCE: u32 = 8;
-/// Damaged places remembered per segment, so that each is counted once.
-const MAX_MARKS: usize = 64;
 /// A wall clock that moved by more than this against boot time gets a new anchor.
 const ANCHOR_STEP_NS: u64 = 100_000_000;
 
@@ -152,12 +143,12 @@ pub(crate) struct Log<S: Storage> {
     /// The newest durable ledger's version and the segment that holds it (`None`: the slot file).
     pub(crate) holder: (u64, Option<(Class, u64)>),
     nonces: u64,
-    cache: Option<(Class, u64, u32)>,
-    piece: Vec<u8>,
+    pub(super) cache: Option<(Class, u64, u32)>,
+    pub(super) piece: Vec<u8>,
     /// The last look at a chain ended at a place that cannot be read now.
     pub(crate) stuck: bool,
     /// That segment, and how often it was tried.
-    unread: Option<(Class, u64, u32)>,
+    pub(super) unread: Option<(Class, u64, u32)>,
     /// Reads that failed.
     pub(crate) read_errors: u64,
     slots_made: bool,
@@ -210,7 +201,7 @@ impl<S: Storage> Log<S> {
     /// Bytes that the files occupy.
     pub(crate) fn usage(&self) -> u64 {
         let files = self.chains.iter().flat_map(|chain| chain.segments.values());
-        files.map(|segment| blocks(segment.size)).sum::<u64>() + self.slots_share()
+        files.map(occupied).sum::<u64>() + self.slots_share()
     }
 
     fn slots_share(&self) -> u64 {
@@ -321,7 +312,12 @@ impl<S: Storage> Log<S> {
         }
         self.put_anchor(class, &mut out, nonce, now);
         let size = u64::from(base) + out.len() as u64;
-        let grown = blocks(size + FOOTER as u64) - if fresh { 0 } else { blocks(u64::from(base)) };
+        let before = if fresh {
+            0
+        } else {
+            blocks(u64::from(base) + FOOTER as u64)
+        };
+        let grown = blocks(size + FOOTER as u64).saturating_sub(before);
         // The cursor file has its share before it exists.
         let share = SLOTS - self.slots_share();
         if self.usage() + share + grown > limit {
@@ -557,212 +553,6 @@ impl<S: Storage> Log<S> {
         newest
     }
 
-    /// The first data frame at or after `pos` that `wanted` takes; segments
-    /// that `skip` takes are passed whole. `pos` moves to it, or to the end.
-    pub(crate) fn find(
-        &mut self,
-        class: Class,
-        pos: &mut Pos,
-        skip: &dyn Fn(&Segment) -> bool,
-        wanted: &dyn Fn(&FrameHeader) -> bool,
-    ) -> Option<FrameHeader> {
-        self.stuck = false;
-        loop {
-            let (&id, segment) = self.chain(class).segments.range(pos.segment..).next()?;
-            let passed = segment.opaque || skip(segment);
-            let end = segment.end;
-            if id != pos.segment {
-                *pos = Pos {
-                    segment: id,
-                    offset: SEGMENT_HEADER as u32,
-                };
-            }
-            let open = !segment.closed;
-            if passed {
-                pos.offset = end.max(pos.offset);
-            }
-            pos.offset = pos.offset.max(SEGMENT_HEADER as u32);
-            while let Some((at, header)) = self.frame_at(class, id, pos.offset, end) {
-                pos.offset = at;
-                if header.kind == Kind::Data && wanted(&header) {
-                    return Some(header);
-                }
-                pos.offset = at.saturating_add(header.len() as u32);
-            }
-            if self.stuck {
-                return None;
-            }
-            pos.offset = pos.offset.max(end);
-            if open {
-                return None;
-            }
-            let next = self
-                .chain(class)
-                .segments
-                .range(id.saturating_add(1)..)
-                .next();
-            let (&next, _) = next?;
-            *pos = Pos {
-                segment: next,
-                offset: SEGMENT_HEADER as u32,
-            };
-        }
-    }
-
-    /// The frame at `offset`, or the next whole header after damage.
-    pub(super) fn frame_at(
-        &mut self,
-        class: Class,
-        id: u64,
-        mut offset: u32,
-        end: u32,
-    ) -> Option<(u32, FrameHeader)> {
-        let nonce = self.chain(class).segments.get(&id)?.nonce;
-        let start = offset;
-        while offset < end {
-            let bytes = match self.bytes(class, id, offset, MAX_FRAME_HEADER, end) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    if self.excused(class, id, &error) {
-                        return None;
-                    }
-                    // A block that cannot be read: try behind it.
-                    self.mark(class, id, start);
-                    offset = offset.saturating_add(BLOCK as u32);
-                    continue;
-                }
-            };
-            if let Some(header) = format::decode_header(bytes, nonce)
-                && offset as u64 + header.len() as u64 <= u64::from(end)
-            {
-                if offset != start {
-                    self.mark(class, id, start);
-                }
-                return Some((offset, header));
-            }
-            if bytes.is_empty() {
-                break;
-            }
-            // A magic at the very end of the piece is found by the next piece's overlap.
-            offset = match format::find_magic(bytes, 1) {
-                Some(at) => offset.saturating_add(at as u32),
-                None => offset.saturating_add(bytes.len().saturating_sub(3).max(1) as u32),
-            };
-        }
-        if offset != start {
-            self.mark(class, id, start);
-        }
-        None
-    }
-
-    /// A frame's payload; `None`: it is not what was written.
-    pub(crate) fn payload(
-        &mut self,
-        class: Class,
-        pos: Pos,
-        header: &FrameHeader,
-    ) -> Option<Bytes> {
-        let segment = self.chain(class).segments.get(&pos.segment)?;
-        let (nonce, end) = (segment.nonce, segment.end);
-        self.stuck = false;
-        let read = self.bytes(class, pos.segment, pos.offset, header.len(), end);
-        let read = read.map(|bytes| {
-            bytes
-                .get(header.header_len..header.len())
-                .filter(|payload| header.matches(payload, nonce))
-                .map(Bytes::copy_from_slice)
-        });
-        let payload = match read {
-            Ok(payload) => payload,
-            Err(error) if self.excused(class, pos.segment, &error) => return None,
-            Err(_) => None,
-        };
-        if payload.is_none() {
-            self.mark(class, pos.segment, pos.offset);
-        }
-        payload
-    }
-
-    /// The header at an exact place.
-    pub(crate) fn header_at(&mut self, class: Class, pos: Pos) -> Option<FrameHeader> {
-        let segment = self.chain(class).segments.get(&pos.segment)?;
-        let (nonce, end) = (segment.nonce, segment.end);
-        self.stuck = false;
-        match self.bytes(class, pos.segment, pos.offset, MAX_FRAME_HEADER, end) {
-            Ok(bytes) => format::decode_header(bytes, nonce),
-            Err(error) => {
-                // Not excused: given up, as damaged.
-                self.excused(class, pos.segment, &error);
-                None
-            }
-        }
-    }
-
-    /// A read failed. `true`: leave the segment for now; `false`: it failed too
-    /// often, or its file is gone.
-    fn excused(&mut self, class: Class, id: u64, error: &io::Error) -> bool {
-        self.read_errors = self.read_errors.saturating_add(1);
-        let tries = match self.unread {
-            _ if error.kind() == io::ErrorKind::NotFound => READ_PATIENCE,
-            Some((of, from, tries)) if (of, from) == (class, id) => tries,
-            _ => 0,
-        };
-        self.unread = Some((class, id, tries.saturating_add(1)));
-        self.stuck = tries < READ_PATIENCE;
-        self.stuck
-    }
-
-    /// Counts a damaged place, once.
-    fn mark(&mut self, class: Class, id: u64, offset: u32) {
-        let Some(segment) = self.segment_mut(class, id) else {
-            return;
-        };
-        if segment.marks.len() < MAX_MARKS && segment.marks.insert(offset) {
-            self.damaged = self.damaged.saturating_add(1);
-        }
-    }
-
-    /// At least `want` bytes from `offset`, fewer only at `end`.
-    fn bytes(
-        &mut self,
-        class: Class,
-        id: u64,
-        offset: u32,
-        want: usize,
-        end: u32,
-    ) -> io::Result<&[u8]> {
-        let want = want.min(end.saturating_sub(offset) as usize);
-        let held = self.cache.and_then(|(of, from, start)| {
-            let skip = offset.checked_sub(start)? as usize;
-            let whole = self.piece.len() >= skip + want;
-            (of == class && from == id && whole).then_some(skip)
-        });
-        let skip = match held {
-            Some(skip) => skip,
-            None => {
-                self.cache = None;
-                let length = want.max(PIECE).min(end.saturating_sub(offset) as usize);
-                self.piece.resize(length, 0);
-                let path = path_of(class, id);
-                let mut done = 0;
-                for part in self.piece.chunks_mut(PIECE) {
-                    let at = u64::from(offset) + done as u64;
-                    let count = self.storage.read_at(&path, at, part)?;
-                    done += count;
-                    if count < part.len() {
-                        break;
-                    }
-                }
-                self.piece.truncate(done);
-                self.cache = Some((class, id, offset));
-                0
-            }
-        };
-        let upto = end.saturating_sub(offset) as usize;
-        let rest = self.piece.get(skip..).unwrap_or_default();
-        Ok(rest.get(..upto).unwrap_or(rest))
-    }
-
     fn active_end(&self, class: Class) -> Option<u32> {
         let chain = self.chain(class);
         let id = chain.active.as_ref()?.id;
@@ -803,6 +593,12 @@ impl From<io::Error> for WriteError {
             WriteError::Failed(error)
         }
     }
+}
+
+/// What a segment occupies; an open one has its footer to come.
+fn occupied(segment: &Segment) -> u64 {
+    let footer = if segment.closed { 0 } else { FOOTER as u64 };
+    blocks(segment.size + footer)
 }
 
 pub(super) fn blocks(bytes: u64) -> u64 {

@@ -5,6 +5,7 @@
 //! required uplink is down, the loss window is about to pass, memory runs
 //! short, or at shutdown. Each uplink has a durable cursor of its own.
 
+mod account;
 mod cursor;
 mod flush;
 mod format;
@@ -13,6 +14,8 @@ mod log;
 mod model;
 mod owner;
 mod queue;
+mod read;
+mod reader;
 mod recover;
 mod report;
 #[cfg(test)]

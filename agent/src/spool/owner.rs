@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::cursor::{UPLINK_NAMES, UPLINKS};
+use super::cursor::{UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::storage::{OpenError, RealFiles};
 use super::{Lane, Options, Outcome, Pending, Refused, StartError, Subscription};
 use crate::clock::Clock;
-use crate::config::{SpoolLimits, UplinkName};
+use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Frame, FrameId};
 use crate::status::SpoolStatus;
 
@@ -62,6 +62,8 @@ struct Owner {
     commands: Receiver<Command>,
     pending: [watch::Sender<Pending>; UPLINKS],
     status: watch::Sender<SpoolStatus>,
+    /// Uplinks that asked and got nothing.
+    hungry: [bool; UPLINKS],
     published: u64,
     stale: bool,
     reopen_at: u64,
@@ -85,6 +87,7 @@ pub(super) fn start(options: Options) -> Result<Ends, StartError> {
         commands: orders,
         pending: [otlp, mqtt],
         status,
+        hungry: [false; UPLINKS],
         published: 0,
         stale: true,
         reopen_at: 0,
@@ -190,8 +193,22 @@ impl Owner {
                 self.stale = true;
             }
             Command::Next(uplink, lane, answer) => {
+                // What must be on flash first goes there now: the asker waits for it.
+                let always = self.core.limits.durability == Durability::Always;
+                if always
+                    && self
+                        .core
+                        .due()
+                        .is_some_and(|due| due <= self.clock.boot_ns())
+                {
+                    let now = self.now();
+                    self.core.tick(now);
+                }
                 let frame = self.core.next(uplink, lane);
                 self.stale |= frame.is_some();
+                if let Some(hungry) = self.hungry.get_mut(uplink_slot(uplink)) {
+                    *hungry |= frame.is_none();
+                }
                 let id = frame.as_ref().map(|frame| frame.id);
                 // Who asked has gone: it was not sent.
                 if answer.send(frame).is_err()
@@ -232,8 +249,8 @@ impl Owner {
             self.core.tick(now);
         }
         let done = self.syncs().saturating_sub(syncs);
-        if done > 0 {
-            let took = self.clock.boot_ns().saturating_sub(before) / done;
+        let took = self.clock.boot_ns().saturating_sub(before);
+        if let Some(took) = took.checked_div(done) {
             self.core.observe(Duration::from_nanos(took));
             self.stale = true;
         }
@@ -269,16 +286,20 @@ impl Owner {
     }
 
     fn publish(&mut self) {
-        for (sender, name) in self.pending.iter().zip(UPLINK_NAMES) {
+        let at = self.clock.boot_ns();
+        let age = at.saturating_sub(self.published);
+        let uplinks = self.pending.iter().zip(&mut self.hungry);
+        for ((sender, hungry), name) in uplinks.zip(UPLINK_NAMES) {
             let now = self.core.pending(name);
+            // A frame that a failing disk would not give may be there by now: worth asking again.
+            let again = *hungry && age >= STATUS_EVERY && now != Pending::default();
+            *hungry &= !again;
             sender.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;
-                changed
+                changed || again
             });
         }
-        let at = self.clock.boot_ns();
-        let age = at.saturating_sub(self.published);
         if self.published == 0 || age >= 1_000_000_000 || (self.stale && age >= STATUS_EVERY) {
             self.published = at;
             self.stale = false;

@@ -14,9 +14,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
+use super::cursor::{Ledger, Loss, Losses, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::format::{FrameHeader, signal_slot};
 use super::log::{Counts, Log, Now, Pos, Segment};
+use super::reader::{Reader, mask_of};
 use super::storage::Storage;
 use super::{Lane, Outcome, Pending, Refused, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
@@ -56,100 +57,9 @@ pub(super) struct Open {
     pub(super) class: Class,
     pub(super) place: Place,
     pub(super) counts: Counts,
-    loss: Loss,
+    pub(super) loss: Loss,
     /// It came back and waits to be given out again.
     pub(super) returned: bool,
-}
-
-/// Where an uplink stands.
-#[derive(Debug)]
-pub(super) struct Reader {
-    pub(super) required: bool,
-    /// A bit for each signal it takes.
-    pub(super) wants: u8,
-    pub(super) up: bool,
-    /// Frames from this seq on are live.
-    live_since: u64,
-    live: u64,
-    pub(super) given: [Ranges; 4],
-    pub(super) open: BTreeMap<u64, Open>,
-    /// How far each chain has been looked through, live and backlog.
-    hints: [[Pos; 4]; 2],
-    /// What waits for it in memory.
-    pub(super) memory: Counts,
-}
-
-impl Reader {
-    fn new(subscription: &Subscription) -> Self {
-        Self {
-            required: subscription.required,
-            wants: mask_of(&subscription.signals),
-            up: false,
-            live_since: u64::MAX,
-            live: 0,
-            given: Default::default(),
-            open: BTreeMap::new(),
-            hints: Default::default(),
-            memory: Counts::default(),
-        }
-    }
-
-    pub(super) fn wants(&self, signal: Signal) -> bool {
-        self.wants & (1 << signal_slot(signal)) != 0
-    }
-
-    /// It has acknowledged (or does not want) all of `first..=last` in a class.
-    fn passed(&self, class: Class, first: u64, last: u64) -> bool {
-        let open = self.open.range(first..=last);
-        self.given(class).covers(first, last) && open.into_iter().all(|(_, o)| o.class != class)
-    }
-
-    /// It has acknowledged `seq`.
-    pub(super) fn done(&self, class: Class, seq: u64) -> bool {
-        self.given(class).contains(seq) && !self.open.contains_key(&seq)
-    }
-
-    pub(super) fn given(&self, class: Class) -> &Ranges {
-        let [critical, outbox, normal, bulk] = &self.given;
-        match class {
-            Class::Critical => critical,
-            Class::Outbox => outbox,
-            Class::Normal => normal,
-            Class::Bulk => bulk,
-        }
-    }
-
-    fn given_mut(&mut self, class: Class) -> &mut Ranges {
-        let [critical, outbox, normal, bulk] = &mut self.given;
-        match class {
-            Class::Critical => critical,
-            Class::Outbox => outbox,
-            Class::Normal => normal,
-            Class::Bulk => bulk,
-        }
-    }
-
-    /// The seqs of a lane.
-    fn span(&self, lane: Lane) -> (u64, u64) {
-        match lane {
-            Lane::Live => (self.live_since, u64::MAX),
-            Lane::Backlog => (0, self.live_since),
-        }
-    }
-
-    fn hint(&mut self, lane: Lane, class: Class) -> &mut Pos {
-        let [live, backlog] = &mut self.hints;
-        let [critical, outbox, normal, bulk] = match lane {
-            Lane::Live => live,
-            Lane::Backlog => backlog,
-        };
-        match class {
-            Class::Critical => critical,
-            Class::Outbox => outbox,
-            Class::Normal => normal,
-            Class::Bulk => bulk,
-        }
-    }
 }
 
 /// The next frame of a lane, before it is taken.
@@ -251,6 +161,7 @@ impl<S: Storage> Core<S> {
             self.recount(uplink);
         }
         self.sweep();
+        self.fit_quota();
         Ok(true)
     }
 
@@ -381,6 +292,7 @@ impl<S: Storage> Core<S> {
         self.limits = limits;
         self.subscribe(subscriptions);
         self.sweep();
+        self.fit_quota();
     }
 
     /// What waits for an uplink.
@@ -437,37 +349,6 @@ impl<S: Storage> Core<S> {
             }
             *self.waiting_mut(class) = kept;
             self.bury(class, Reason::NoUplink);
-        }
-    }
-
-    /// Counts anew what waits for an uplink: on flash from the footers, and by
-    /// reading headers only where its cursor is inside a segment.
-    fn recount(&mut self, slot: usize) {
-        let reader = self.readers.get(slot).and_then(Option::as_ref);
-        let mut memory = Counts::default();
-        if let Some(reader) = reader {
-            for (seq, waiting) in self.memory.iter().flatten() {
-                let idle = reader.open.get(seq).is_none_or(|open| open.returned);
-                if waiting.need & (1 << slot) != 0 && reader.wants(waiting.batch.signal) && idle {
-                    memory.add(counts_of(waiting.batch.items, waiting.batch.body.len()));
-                }
-            }
-        }
-        if let (Some(log), reader) = (&mut self.log, reader) {
-            for class in Class::ALL {
-                let ids: Vec<u64> = log.segments(class).keys().copied().collect();
-                for id in ids {
-                    let counts =
-                        reader.map_or_else(Counts::default, |r| remaining(log, r, class, id));
-                    let segment = log.segment_mut(class, id);
-                    if let Some(place) = segment.and_then(|s| s.remaining.get_mut(slot)) {
-                        *place = counts;
-                    }
-                }
-            }
-        }
-        if let Some(Some(reader)) = self.readers.get_mut(slot) {
-            reader.memory = memory;
         }
     }
 
@@ -584,43 +465,6 @@ impl<S: Storage> Core<S> {
             self.write_off(slot, class);
         }
         found
-    }
-
-    /// What an uplink has walked past and never found is damaged: no longer waiting.
-    fn write_off(&mut self, slot: usize, class: Class) {
-        let Self {
-            readers,
-            log,
-            losses,
-            ..
-        } = self;
-        let (Some(Some(reader)), Some(log)) = (readers.get(slot), log) else {
-            return;
-        };
-        for segment in log.segments_mut(class) {
-            let (first, last) = segment.stats.seqs;
-            let mut open = reader.open.range(first..=last);
-            let waits = open.any(|(_, open)| open.class == class && open.returned);
-            let walked = reader.given(class).covers(first, last) && !waits;
-            let Some(left) = segment.remaining.get_mut(slot) else {
-                continue;
-            };
-            if left.frames == 0 || !walked {
-                continue;
-            }
-            let loss = Loss {
-                frames: left.frames,
-                items: left.items,
-                first_unix_ns: segment.stats.first.unix_ns,
-                last_unix_ns: segment.stats.last.unix_ns,
-            };
-            *left = Counts::default();
-            // Both uplinks miss the same frames.
-            if !segment.written_off {
-                segment.written_off = true;
-                losses.add(class, Reason::Damaged, loss);
-            }
-        }
     }
 
     /// Gives a candidate out; `None`: it is damaged or gone, and has been counted.
@@ -834,118 +678,6 @@ impl<S: Storage> Core<S> {
         }
     }
 
-    /// Removes the segments that everybody has passed.
-    pub(super) fn sweep(&mut self) {
-        let Some(log) = &self.log else { return };
-        let roomy = log.usage() < self.limits.quota / 2;
-        let mut over = Vec::new();
-        let mut left = false;
-        for class in Class::ALL {
-            for (&id, segment) in log.segments(class) {
-                let passed = |reader: &Reader| passed(reader, class, segment);
-                let mut readers = self.readers.iter().flatten();
-                let nobody = self.readers.iter().all(Option::is_none);
-                let held = readers.any(|reader| (reader.required || roomy) && !passed(reader));
-                if held || nobody || segment.opaque || !segment.closed {
-                    left |= !segment.opaque;
-                } else {
-                    over.push((class, id));
-                }
-            }
-        }
-        for (class, id) in over {
-            // The newest cursors must not go while they keep something from being repeated.
-            let holder = self.log.as_ref().and_then(|log| log.holder.1);
-            if left && holder == Some((class, id)) {
-                self.disk.slot_due = true;
-                continue;
-            }
-            self.drop_segment(class, id, Reason::Optional);
-        }
-    }
-
-    /// Removes a segment and counts what was still wanted of it.
-    pub(super) fn drop_segment(&mut self, class: Class, id: u64, reason: Reason) -> bool {
-        let lost = self.wanted_in(class, id);
-        let Some(log) = &mut self.log else {
-            return false;
-        };
-        if let Err(error) = log.remove(class, id) {
-            self.alarm = Some(format!("{error}; check the disk"));
-            return false;
-        }
-        if let Some(loss) = lost {
-            self.lose(class, reason, loss);
-        }
-        for reader in self.readers.iter_mut().flatten() {
-            reader.open.retain(|_, open| {
-                let here = matches!(open.place, Place::Disk(pos) if pos.segment == id);
-                let evicted = open.class == class && here;
-                if evicted {
-                    open.place = Place::Gone;
-                }
-                !(evicted && open.returned)
-            });
-        }
-        true
-    }
-
-    /// What some uplink has not acknowledged of a segment.
-    fn wanted_in(&mut self, class: Class, id: u64) -> Option<Loss> {
-        let Self { log, readers, .. } = self;
-        let log = log.as_mut()?;
-        let segment = log.segments(class).get(&id)?;
-        let (end, (first, last)) = (segment.end, segment.stats.seqs);
-        if (first, last) == (0, 0) || readers.iter().flatten().all(|r| passed(r, class, segment)) {
-            return None;
-        }
-        let mut sum: Option<Loss> = None;
-        let mut offset = super::format::SEGMENT_HEADER as u32;
-        while let Some((at, header)) = log.frame_at(class, id, offset, end) {
-            offset = at.saturating_add(header.len() as u32);
-            let Some(signal) = header.signal else {
-                continue;
-            };
-            let nobody = readers.iter().all(Option::is_none);
-            // What is being sent may yet arrive; it is counted if it comes back.
-            let sending = |r: &Reader| r.open.get(&header.seq).is_some_and(|o| !o.returned);
-            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq) && !sending(r);
-            if !nobody && !readers.iter().flatten().any(wanted) {
-                continue;
-            }
-            let sum = sum.get_or_insert(Loss {
-                frames: 0,
-                items: 0,
-                first_unix_ns: u64::MAX,
-                last_unix_ns: 0,
-            });
-            sum.frames += 1;
-            sum.items += u64::from(header.items);
-            sum.first_unix_ns = sum.first_unix_ns.min(header.first.unix_ns);
-            sum.last_unix_ns = sum.last_unix_ns.max(header.last.unix_ns);
-        }
-        sum
-    }
-
-    fn newest_for(&self, slot: usize) -> Option<u64> {
-        let reader = self.readers.get(slot)?.as_ref()?;
-        let memory = self.memory.iter().filter_map(|class| {
-            let mut newest = class.iter().rev();
-            let found = newest.find(|(_, waiting)| waiting.need & (1 << slot) != 0);
-            found.map(|(&seq, _)| seq)
-        });
-        let disk = Class::ALL.into_iter().filter_map(|class| {
-            let segments = self.log.as_ref()?.segments(class).values();
-            let newest = segments.flat_map(|segment| {
-                let signals = segment.stats.signals.iter().enumerate();
-                signals.filter(|(signal, _)| reader.wants & (1 << signal) != 0)
-            });
-            let newest = newest.map(|(_, stats)| stats.newest).max()?;
-            (newest > 0 && !reader.done(class, newest)).then_some(newest)
-        });
-        memory.chain(disk).max()
-    }
-
     fn take_id(&mut self) -> FrameId {
         let seq = self.next_seq;
         self.next_seq = seq.saturating_add(1);
@@ -988,56 +720,6 @@ impl<S: Storage> Core<S> {
     }
 }
 
-impl<S: Storage> Core<S> {
-    /// Everybody has passed a segment.
-    pub(super) fn all_passed(&self, class: Class, segment: &Segment) -> bool {
-        let mut readers = self.readers.iter().flatten();
-        readers.all(|reader| passed(reader, class, segment))
-    }
-}
-
-fn passed(reader: &Reader, class: Class, segment: &Segment) -> bool {
-    let (first, last) = segment.stats.seqs;
-    segment.stats.mask() & reader.wants == 0 || reader.passed(class, first, last)
-}
-
-/// What an uplink has not been given of a segment.
-fn remaining<S: Storage>(log: &mut Log<S>, reader: &Reader, class: Class, id: u64) -> Counts {
-    let mut sum = Counts::default();
-    let Some(segment) = log.segments(class).get(&id) else {
-        return sum;
-    };
-    let ((first, last), end) = (segment.stats.seqs, segment.end);
-    if segment.stats.mask() & reader.wants == 0 || passed(reader, class, segment) {
-        return sum;
-    }
-    if !reader.given(class).touches(first, last) {
-        for (signal, stats) in segment.stats.signals.iter().enumerate() {
-            if reader.wants & (1 << signal) != 0 {
-                sum.add(Counts {
-                    frames: u64::from(stats.frames),
-                    items: stats.items,
-                    bytes: stats.bytes,
-                });
-            }
-        }
-        return sum;
-    }
-    let mut offset = super::format::SEGMENT_HEADER as u32;
-    while let Some((at, header)) = log.frame_at(class, id, offset, end) {
-        offset = at.saturating_add(header.len() as u32);
-        let wanted = header.signal.is_some_and(|signal| reader.wants(signal));
-        let waits = match reader.open.get(&header.seq) {
-            Some(open) => open.returned,
-            None => !reader.given(class).contains(header.seq),
-        };
-        if wanted && waits {
-            sum.add(counts_of(header.items, header.payload_len));
-        }
-    }
-    sum
-}
-
 fn batch_of(class: Class, header: FrameHeader, body: bytes::Bytes) -> Option<Batch> {
     Some(Batch {
         signal: header.signal?,
@@ -1066,9 +748,4 @@ pub(super) fn loss_of(batch: &Batch) -> Loss {
         first_unix_ns: batch.first.unix_ns,
         last_unix_ns: batch.last.unix_ns,
     }
-}
-
-fn mask_of(signals: &[Signal]) -> u8 {
-    let slots = signals.iter().map(|signal| signal_slot(*signal));
-    slots.fold(0, |mask, slot| mask | (1 << slot))
 }

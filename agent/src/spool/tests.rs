@@ -237,3 +237,82 @@ async fn a_signal_nobody_takes_and_a_body_too_long_are_counted() {
     assert_eq!(reasons, ["no_uplink", "too_large"]);
     assert_eq!(status.syncs, 0);
 }
+
+#[tokio::test]
+async fn a_dead_uplink_does_not_hold_back_another_and_an_optional_one_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.subscriptions.push(Subscription {
+        uplink: UplinkName::Mqtt,
+        required: false,
+        signals: vec![Signal::Metrics],
+    });
+    let spool = Spool::start(options).unwrap();
+    spool.link(OTLP, true);
+    for n in 0..20 {
+        spool
+            .store(batch(Class::Normal, &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    assert_eq!(drain(&spool).await.len(), 20);
+    assert_eq!(
+        spool.next(UplinkName::Mqtt, Lane::Live).await,
+        None,
+        "it is down"
+    );
+    assert!(spool.next(UplinkName::Mqtt, Lane::Backlog).await.is_some());
+    assert!(spool.stop(LONG).await);
+    assert_eq!(segments(dir.path()), 0);
+    let status = spool.status().borrow().clone();
+    assert_eq!((status.syncs, status.lost.len()), (0, 1));
+    assert_eq!(
+        (status.lost[0].reason.as_str(), status.lost[0].frames),
+        ("optional", 19)
+    );
+}
+
+#[tokio::test]
+async fn always_means_on_flash_before_it_is_given_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.limits.durability = Durability::Always;
+    let spool = Spool::start(options).unwrap();
+    spool.link(OTLP, true);
+    for n in 0..5 {
+        spool
+            .store(batch(Class::Normal, &format!("{n}")))
+            .await
+            .unwrap();
+        let frame = spool.next(OTLP, Lane::Live).await.unwrap();
+        assert!(!frame.resent);
+        assert_eq!(segments(dir.path()), 1);
+        spool.settle(OTLP, frame.id, Outcome::Delivered);
+    }
+}
+
+#[tokio::test]
+async fn the_folder_may_vanish_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let mut status = spool.status();
+    spool.store(batch(Class::Critical, "one")).await.unwrap();
+    let synced = status.wait_for(|status| status.syncs > 0);
+    tokio::time::timeout(LONG, synced)
+        .await
+        .expect("in time")
+        .unwrap();
+    std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+    spool.link(OTLP, true);
+    for n in 0..200 {
+        spool
+            .store(batch(Class::Normal, &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    let frames = drain(&spool).await;
+    assert!(frames.len() >= 200);
+    spool.link(OTLP, false);
+    spool.store(batch(Class::Normal, "last")).await.unwrap();
+    spool.stop(LONG).await;
+}
