@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A gateway's folders and configuration; outlives the agent's starts.
 #[derive(Debug)]
 pub struct Gateway {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// table -> key -> value as TOML
     tables: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -33,6 +34,8 @@ pub struct Agent {
     child: Child,
     stderr: PathBuf,
     socket: PathBuf,
+    /// Its folders stay while it runs, also when the gateway was only needed to start it.
+    _dir: Arc<TempDir>,
 }
 
 impl Gateway {
@@ -47,7 +50,7 @@ impl Gateway {
             .tempdir()
             .expect("a folder for the gateway");
         let mut gateway = Self {
-            dir,
+            dir: Arc::new(dir),
             tables: BTreeMap::new(),
         };
         let folder = |name: &str| gateway.path(name).display().to_string();
@@ -196,6 +199,7 @@ impl Gateway {
             child,
             stderr,
             socket: self.socket(),
+            _dir: Arc::clone(&self.dir),
         }
     }
 
