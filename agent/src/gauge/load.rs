@@ -104,7 +104,10 @@ impl Processes {
         }
         self.reads = self.reads.wrapping_add(1);
         let links = rustix::fs::stat(&self.folder).map_err(|error| Missing::of(&error.into()))?;
-        match u64::from(links.st_nlink).checked_sub(self.others) {
+        // As wide as the target makes it.
+        #[allow(clippy::useless_conversion)]
+        let links = u64::from(links.st_nlink);
+        match links.checked_sub(self.others) {
             Some(processes) if processes > 0 => Value::whole(processes),
             // Not every file system counts folders as links; then they are listed.
             _ => match entries(&self.folder)?.numbered {
@@ -146,8 +149,8 @@ fn entries(folder: &Path) -> Result<Entries, Missing> {
 }
 
 /// Entries of a folder of numbers.
-pub(super) fn count_numbers(folder: &Path) -> Result<Value, Missing> {
-    Value::whole(entries(folder)?.numbered)
+pub(super) fn count_numbers(folder: &Path) -> Result<u64, Missing> {
+    Ok(entries(folder)?.numbered)
 }
 
 #[cfg(test)]
