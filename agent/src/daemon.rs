@@ -151,21 +151,22 @@ impl Daemon {
             daemon.config.paths.status_socket.display(),
         );
 
-        let code = loop {
+        let lost = loop {
             tokio::select! {
-                _ = terminate.recv() => break ExitCode::SUCCESS,
-                _ = interrupt.recv() => break ExitCode::SUCCESS,
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
                 _ = hangup.recv() => daemon.reload().await,
-                part = daemon.parts.lost_one() => {
-                    log::error!("{part} ended by itself, which is a bug; stopping so that the service manager starts a whole agent again");
-                    break ExitCode::FAILURE;
-                }
+                part = daemon.parts.lost_one() => break Some(part),
             }
         };
-        let synced = daemon.end().await;
+        let synced = daemon.end(lost).await;
         door_stop.cancel();
         join("the door", door, DOOR_CLOSES).await;
-        Ok(if synced { code } else { ExitCode::FAILURE })
+        Ok(if synced && lost.is_none() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     /// Loads the configuration again. What it got wrong is said in the status,
@@ -226,13 +227,21 @@ impl Daemon {
         new
     }
 
-    /// With the flow: gauges, spans and logs, uplinks, spool. `false`: something
-    /// was still unwritten when the time was up.
-    async fn end(self) -> bool {
+    /// With the flow: gauges, spans and logs, uplinks, spool. With a part lost
+    /// the rest of the flow cannot be trusted to end, so only the spool is
+    /// saved. `false`: something was still unwritten when the time was up.
+    async fn end(self, lost: Option<&str>) -> bool {
         self.notifier.stopping();
         let budget = self.config.shutdown;
-        log::info!("stopping, within {budget:?}");
-        self.parts.finish(budget / 2).await;
+        match lost {
+            None => {
+                log::info!("stopping, within {budget:?}");
+                self.parts.finish(budget / 2).await;
+            }
+            Some(part) => log::error!(
+                "{part} ended by itself, which is a bug; stopping, so that the service manager starts a whole agent again"
+            ),
+        }
         let synced = self.spool.stop(budget / 4).await;
         if !synced {
             log::error!(
