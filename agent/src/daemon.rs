@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span as _, SpanKind, Status as SpanStatus};
+use opentelemetry::trace::{FutureExt as _, Span as _, SpanKind, Status as SpanStatus};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -174,12 +174,22 @@ impl Daemon {
     async fn reload(&mut self) {
         self.notifier.reloading();
         let mut span = trace::routine("reload", SpanKind::Internal).start(&self.parts.tracer());
+        let within = trace::inside(span.span_context());
+        if !self.load_again().with_context(within).await {
+            span.set_status(SpanStatus::error("configuration refused"));
+        }
+        span.end();
+        self.notifier.ready();
+    }
+
+    /// `false`: it was refused.
+    async fn load_again(&mut self) -> bool {
         match config::load(self.options.config.as_deref(), &self.env) {
             Err(problems) => {
                 let problems = problems.to_string();
                 log::error!("reload refused, the old configuration stays: {problems}");
-                span.set_status(SpanStatus::error("configuration refused"));
                 self.board.reload_refused(problems);
+                false
             }
             Ok(loaded) => {
                 for warning in &loaded.warnings.0 {
@@ -199,10 +209,9 @@ impl Daemon {
                 self.config = config;
                 self.board.reloaded(&self.config);
                 log::info!("configuration loaded again");
+                true
             }
         }
-        span.end();
-        self.notifier.ready();
     }
 
     fn keep_what_needs_a_restart(&self, mut new: Config) -> Config {
