@@ -132,14 +132,24 @@ impl Gateway {
         self.path("status.sock")
     }
 
-    /// Bytes of the spool's files right now.
-    pub fn spool_bytes(&self) -> u64 {
-        let files = std::fs::read_dir(self.spool()).into_iter().flatten();
-        files
+    /// The spool's files with data in them: segments, not cursors or the lock.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let classes = std::fs::read_dir(self.spool()).into_iter().flatten();
+        classes
             .flatten()
-            .filter_map(|file| file.metadata().ok())
-            .map(|file| file.len())
-            .sum()
+            .filter_map(|class| std::fs::read_dir(class.path()).ok())
+            .flatten()
+            .flatten()
+            .map(|file| file.path())
+            .filter(|file| file.is_file())
+            .collect()
+    }
+
+    /// Bytes of the spool's segments right now.
+    pub fn spool_bytes(&self) -> u64 {
+        let files = self.segments();
+        let sizes = files.iter().filter_map(|file| file.metadata().ok());
+        sizes.map(|file| file.len()).sum()
     }
 
     /// The configuration as a file's text.
