@@ -1,6 +1,6 @@
 //! Wiring and shutdown order, nothing else.
 //!
-//! A reload changes the running [`Parts`] in place: what has been sampled stays
+//! A reload changes the running parts in place: what has been sampled stays
 //! where it is, and only uplinks whose own settings changed connect anew. What
 //! names the process to others (its folders, sockets, identity and clock rule)
 //! stays until the next start.
