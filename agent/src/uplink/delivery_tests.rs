@@ -1,6 +1,7 @@
 //! Promises of the delivery machine, under invented time.
 
 use super::*;
+use crate::spool::PendingSignal;
 
 const S: u64 = SECOND_NS;
 
@@ -28,11 +29,28 @@ fn linked(settings: config::Delivery) -> Delivery {
 }
 
 fn waiting(live: u64, backlog: u64) -> Pending {
-    Pending {
+    let metrics = PendingSignal {
         live,
         backlog,
         items: live + backlog,
         bytes: (live + backlog) * 1000,
+    };
+    pending([metrics, PendingSignal::default()])
+}
+
+/// Metrics and logs.
+fn pending([metrics, logs]: [PendingSignal; 2]) -> Pending {
+    Pending {
+        live: metrics.live + logs.live,
+        backlog: metrics.backlog + logs.backlog,
+        items: metrics.items + logs.items,
+        bytes: metrics.bytes + logs.bytes,
+        signals: [
+            metrics,
+            PendingSignal::default(),
+            logs,
+            PendingSignal::default(),
+        ],
     }
 }
 

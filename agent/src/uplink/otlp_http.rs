@@ -16,7 +16,7 @@ use super::dial::{Dialer, Wire};
 use super::otlp_client::Client;
 use super::{Uplink, World};
 use crate::config::{OtlpUplink, UplinkName};
-use crate::frame::Frame;
+use crate::frame::{Frame, Signals};
 use crate::spool::{Lane, Outcome, Pending};
 use crate::status::UplinkStatus;
 
@@ -140,10 +140,10 @@ impl Shell {
     /// Takes a frame from the lane, or from the other if that one has just run dry.
     async fn serve(&mut self, lane: Lane) {
         let mut lane = lane;
-        let mut frame = self.world.spool.next(NAME, lane).await;
+        let mut frame = self.world.spool.next(NAME, lane, Signals::ALL).await;
         if frame.is_none() && lane == Lane::Live {
             lane = Lane::Backlog;
-            frame = self.world.spool.next(NAME, lane).await;
+            frame = self.world.spool.next(NAME, lane, Signals::ALL).await;
         }
         match frame {
             Some(frame) => self.deliver(frame, lane).await,

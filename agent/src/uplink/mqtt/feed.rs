@@ -16,7 +16,7 @@ use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
 use crate::config::UplinkName;
-use crate::frame::{Frame, FrameId};
+use crate::frame::{Frame, FrameId, Signals};
 use crate::spool::{Lane, Outcome, Pending, Spool};
 use crate::status::UplinkStatus;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
@@ -29,7 +29,7 @@ const DRY: Duration = Duration::from_millis(250);
 /// What the uplink wants of the spool.
 pub(super) trait Store: Send + Sync + 'static {
     /// See [`Spool::next`].
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send;
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send;
     /// See [`Spool::settle`].
     fn settle(&self, id: FrameId, outcome: Outcome);
     /// See [`Spool::link`].
@@ -39,8 +39,8 @@ pub(super) trait Store: Send + Sync + 'static {
 }
 
 impl Store for Spool {
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send {
-        Spool::next(self, UplinkName::Mqtt, lane)
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send {
+        Spool::next(self, UplinkName::Mqtt, lane, signals)
     }
 
     fn settle(&self, id: FrameId, outcome: Outcome) {
@@ -293,11 +293,11 @@ impl<S: Store> Frames for Feed<S> {
             for either in [Lane::Live, Lane::Backlog] {
                 if frame.is_none() {
                     lane = either;
-                    frame = self.store.next(lane).await;
+                    frame = self.store.next(lane, Signals::ALL).await;
                 }
             }
         } else {
-            frame = self.store.next(lane).await;
+            frame = self.store.next(lane, Signals::ALL).await;
         }
         let Some(frame) = frame else {
             self.dry = true;

@@ -21,7 +21,7 @@ use super::feed::Store;
 use super::{rfc3339, spawn_on};
 use crate::clock::{Clock, ClockTrust};
 use crate::config::{Delivery, MqttUplink, Tls};
-use crate::frame::{Frame, FrameId};
+use crate::frame::{Frame, FrameId, Signal, Signals};
 use crate::spool::{Lane, Outcome, Pending};
 use crate::uplink::mqtt::script::{frame, frame_of_points};
 use crate::uplink::{Stop, Uplink};
@@ -63,10 +63,14 @@ impl Memory {
     fn change<T>(&self, what: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.0.queue.lock().expect("not poisoned");
         let out = what(&mut queue);
-        let pending = Pending {
+        let mut pending = Pending {
             live: queue.waiting.len() as u64,
             ..Pending::default()
         };
+        for (signal, part) in Signal::ALL.into_iter().zip(&mut pending.signals) {
+            let of_it = |frame: &&Frame| frame.batch.signal == signal;
+            part.live = queue.waiting.iter().filter(of_it).count() as u64;
+        }
         self.0.pending.send_replace(pending);
         out
     }
@@ -77,9 +81,11 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send {
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send {
         let frame = self.change(|queue| {
-            let frame = (lane == Lane::Live).then(|| queue.waiting.pop_front())??;
+            let mut waiting = queue.waiting.iter();
+            let at = waiting.position(|frame| signals.contains(frame.batch.signal));
+            let frame = queue.waiting.remove(at.filter(|_| lane == Lane::Live)?)?;
             queue.flight.insert(frame.id, frame.clone());
             Some(frame)
         });
