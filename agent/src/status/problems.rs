@@ -43,6 +43,9 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         circuit(uplink, &mut found);
     }
     for uplink in &status.uplinks {
+        held(uplink, &mut found);
+    }
+    for uplink in &status.uplinks {
         down(uplink, status.agent.uptime_s, &mut found);
     }
     nearly_full(&status.spool, &mut found);
@@ -148,6 +151,28 @@ fn circuit(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
             waiting(uplink)
         ),
     ));
+}
+
+/// A signal that is refused while others pass. The circuit's own words cover
+/// the case that all are.
+fn held(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
+    if uplink.state == "open" {
+        return;
+    }
+    for held in &uplink.held {
+        let signal = &held.signal;
+        found.push(of_uplink(
+            uplink,
+            format!(
+                "{} takes no {signal} since {}: {}. {} kept for it until the spool is full; other signals pass. \
+                 Mend that, or route them elsewhere: [route] {signal} = [] sends them nowhere.",
+                uplink.endpoint,
+                duration(held.since_s),
+                held.reason.trim_end_matches('.'),
+                of(held.pending_items, "item")
+            ),
+        ));
+    }
 }
 
 /// `since_s` restarts at each attempt, so how long a link has been down is

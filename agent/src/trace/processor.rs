@@ -22,7 +22,7 @@ use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
 use super::AgentSampler;
-use super::buffer::{Buffer, Item, place, stepped};
+use super::buffer::{Buffer, Item, stepped};
 use crate::clock::Clock;
 use crate::frame::{Stamp, push_hex};
 
@@ -98,9 +98,11 @@ impl SpanProcessor for SpanKeeper {
         if !span.span_context.is_sampled() && !is_remarkable(&span, self.sampler.slow()) {
             return;
         }
+        // When the agent had it, not when it began: the loss window counts from
+        // here, and one long span must not make its batch look overdue.
         let item = Item {
-            first: place(unix_ns(span.start_time), now),
-            last: place(unix_ns(span.end_time), now),
+            first: now,
+            last: now,
             data: span,
         };
         self.buffer.push(item, !self.own_flush.is(id));
@@ -129,11 +131,9 @@ impl LogProcessor for LogKeeper {
         if let Some(uid) = random_uid() {
             record.add_attribute("log.record.uid", uid);
         }
-        let time = record.timestamp().map_or(now.unix_ns, unix_ns);
-        let at = place(time, now);
         let item = Item {
-            first: at,
-            last: at,
+            first: now,
+            last: now,
             data: (record.clone(), scope.clone()),
         };
         self.buffer.push(item, true);

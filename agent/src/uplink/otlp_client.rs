@@ -432,7 +432,8 @@ impl Client {
             Verdict::Condemn { reason } => Verdict::Condemn {
                 reason: told(&reason),
             },
-            Verdict::Hold { reason } => Verdict::Hold {
+            // It is an answer, so it is about this path only.
+            Verdict::Hold { reason } | Verdict::Refuse { reason } => Verdict::Refuse {
                 reason: told(&reason),
             },
             other => other,

@@ -16,7 +16,7 @@ use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
 use crate::config::UplinkName;
-use crate::frame::{Frame, FrameId, Signals};
+use crate::frame::{Frame, FrameId, Signal, Signals};
 use crate::spool::{Lane, Outcome, Pending, Spool};
 use crate::status::UplinkStatus;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
@@ -80,6 +80,7 @@ pub(super) struct Feed<S> {
 
 struct Flight {
     id: FrameId,
+    signal: Signal,
     items: u32,
     bytes: usize,
     /// Pieces without a verdict.
@@ -178,7 +179,7 @@ impl<S: Store> Feed<S> {
     }
 
     /// Settles a frame once all its pieces are, or at once when it is to come again.
-    fn finish(&mut self, at: usize, again: Option<String>) {
+    fn finish(&mut self, at: usize, again: Option<delivery::Verdict>) {
         let open = self.flight.get(at).map_or(0, |flight| flight.open);
         if again.is_none() && open > 0 {
             return;
@@ -188,10 +189,7 @@ impl<S: Store> Feed<S> {
         self.cut.retain(|piece| piece.frame.id != id);
         self.sent.retain(|piece| piece.frame.id != id);
         let (outcome, verdict) = match (again, flight.lost) {
-            (Some(why), _) => (
-                Outcome::Returned,
-                delivery::Verdict::Retry { after: None, why },
-            ),
+            (Some(verdict), _) => (Outcome::Returned, verdict),
             (None, Some(reason)) => (
                 Outcome::Condemned(reason.clone()),
                 delivery::Verdict::Condemn { reason },
@@ -204,7 +202,10 @@ impl<S: Store> Feed<S> {
         self.store.settle(id, outcome);
         let now = self.clock.boot_ns();
         let (items, bytes) = (flight.items, flight.bytes);
-        let change = self.delivery.settled(now, &verdict, items, bytes, true);
+        let signal = flight.signal;
+        let change = self
+            .delivery
+            .settled(now, signal, &verdict, items, bytes, true);
         self.tell(change);
     }
 
@@ -219,6 +220,13 @@ impl<S: Store> Feed<S> {
             Some(Change::Down { why }) => log::warn!("uplink mqtt: down: {why}"),
             Some(Change::Held { reason }) => {
                 log::error!("uplink mqtt: holding all data: {reason}");
+            }
+            Some(Change::SignalHeld { signal, reason }) => {
+                let signal = signal.as_str();
+                log::error!("uplink mqtt: {signal} are held, the rest goes on: {reason}");
+            }
+            Some(Change::SignalTaken { signal }) => {
+                log::info!("uplink mqtt: {} are taken again", signal.as_str());
             }
         }
         self.show();
@@ -293,20 +301,22 @@ impl<S: Store> Frames for Feed<S> {
             for either in [Lane::Live, Lane::Backlog] {
                 if frame.is_none() {
                     lane = either;
-                    frame = self.store.next(lane, Signals::ALL).await;
+                    frame = self.store.next(lane, self.delivery.free()).await;
                 }
             }
         } else {
-            frame = self.store.next(lane, Signals::ALL).await;
+            frame = self.store.next(lane, self.delivery.signals()).await;
         }
         let Some(frame) = frame else {
             self.dry = true;
             return None;
         };
         let bytes = frame.batch.body.len();
-        self.delivery.took(self.clock.boot_ns(), lane, bytes);
+        let now = self.clock.boot_ns();
+        self.delivery.took(now, lane, frame.batch.signal, bytes);
         self.flight.push(Flight {
             id: frame.id,
+            signal: frame.batch.signal,
             items: frame.batch.items,
             bytes,
             open: 1,
@@ -343,7 +353,14 @@ impl<S: Store> Frames for Feed<S> {
         };
         flight.open = flight.open.saturating_sub(1);
         match verdict {
-            Verdict::Again(why) => self.finish(at, Some(why)),
+            Verdict::Again(why) => {
+                let again = delivery::Verdict::Retry { after: None, why };
+                self.finish(at, Some(again));
+            }
+            Verdict::Refused(reason) => {
+                let refused = delivery::Verdict::Refuse { reason };
+                self.finish(at, Some(refused));
+            }
             Verdict::Condemned(reason) | Verdict::TooLarge(reason) => {
                 log::warn!("uplink mqtt: gave up {id}: {reason}");
                 flight.lost = Some(reason);
