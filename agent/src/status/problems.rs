@@ -335,6 +335,31 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_that_is_held_is_named_with_what_to_do_and_the_link_stays_up() {
+        let mut status = sample::fine();
+        let held = crate::status::HeldStatus {
+            signal: "logs".into(),
+            reason: "/v1/logs: the server answered 404".into(),
+            since_s: 7200.0,
+            pending_items: 55,
+        };
+        status.uplinks[0].held = vec![held];
+        check(&status, &[("error", "uplink otlp")]);
+        let said = &problems(&status)[0].message;
+        for words in [
+            "logs",
+            "404",
+            "[route] logs = []",
+            "55 items",
+            "other signals pass",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        status.uplinks[0].required = false;
+        check(&status, &[("warning", "uplink otlp")]);
+    }
+
+    #[test]
     fn a_healthy_gateway_has_no_problems() {
         check(&sample::fine(), &[]);
         check(&sample::fresh(), &[]);

@@ -469,7 +469,7 @@ async fn an_attempt_to_connect_is_one_span_and_an_upload_is_none() {
         .with_span_processor(ended.clone())
         .build();
     let mut client = client(config(port));
-    client.tracer = provider.tracer("test");
+    client.attempts.tracer = provider.tracer("test");
     for _ in 0..5 {
         assert_eq!(client.send(&frame(1)).await, DELIVERED);
     }

@@ -3,8 +3,7 @@
 //!
 //! One frame is in flight at a time. It goes back to the spool whenever its
 //! request ends without a verdict that settles it, so delivery is at least
-//! once. Connection attempts are routine spans, uploads are none; backoff
-//! bounds how many there are.
+//! once. Connection attempts make spans (`attempts` says which), uploads none.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

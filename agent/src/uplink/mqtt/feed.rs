@@ -6,7 +6,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span as _, Status};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -16,9 +15,10 @@ use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
 use crate::config::UplinkName;
-use crate::frame::{Frame, FrameId, Signal, Signals};
+use crate::frame::{Frame, FrameId, Signal, Signals, Stamp};
 use crate::spool::{Lane, Outcome, Pending, Spool};
 use crate::status::UplinkStatus;
+use crate::uplink::attempts::Attempts;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
 use crate::uplink::dial::Wire;
 
@@ -56,9 +56,6 @@ impl Store for Spool {
     }
 }
 
-/// The span of a connection attempt.
-type Span = opentelemetry_sdk::trace::Span;
-
 /// All that outlives a connection.
 pub(super) struct Feed<S> {
     store: S,
@@ -75,7 +72,9 @@ pub(super) struct Feed<S> {
     cut: VecDeque<Piece>,
     wire: Arc<Wire>,
     status: watch::Sender<UplinkStatus>,
-    span: Option<Span>,
+    attempts: Attempts,
+    /// The attempt that is under way began then.
+    began: Option<Stamp>,
 }
 
 struct Flight {
@@ -96,6 +95,7 @@ impl<S: Store> Feed<S> {
         delivery: Delivery,
         wire: Arc<Wire>,
         status: watch::Sender<UplinkStatus>,
+        attempts: Attempts,
     ) -> Self {
         Self {
             pending: store.pending(),
@@ -109,7 +109,8 @@ impl<S: Store> Feed<S> {
             cut: VecDeque::new(),
             wire,
             status,
-            span: None,
+            attempts,
+            began: None,
         }
     }
 
@@ -122,8 +123,8 @@ impl<S: Store> Feed<S> {
     }
 
     /// An attempt begins.
-    pub(super) fn attempt(&mut self, span: Span) {
-        self.span = Some(span);
+    pub(super) fn attempt(&mut self) {
+        self.began = Some(self.clock.now());
         self.show();
     }
 
@@ -146,11 +147,10 @@ impl<S: Store> Feed<S> {
         self.sent.clear();
         self.cut.clear();
         self.dry = false;
-        if let Some(mut span) = self.span.take() {
-            if end.reaction != Reaction::Finished {
-                span.set_status(Status::error(end.text.clone()));
-            }
-            self.end(span);
+        if let Some(began) = self.began.take()
+            && end.reaction != Reaction::Finished
+        {
+            self.attempts.ended(began, Some(&end.text));
         }
         let now = self.clock.boot_ns();
         let change = match end.reaction {
@@ -171,11 +171,6 @@ impl<S: Store> Feed<S> {
         self.store.link(false);
         self.delivery.closed(self.clock.boot_ns());
         self.show();
-    }
-
-    fn end(&self, mut span: Span) {
-        let now = Duration::from_nanos(self.clock.now().unix_ns);
-        span.end_with_timestamp(std::time::UNIX_EPOCH + now);
     }
 
     /// Settles a frame once all its pieces are, or at once when it is to come again.
@@ -247,8 +242,8 @@ impl<S: Store> Feed<S> {
 
 impl<S: Store> Frames for Feed<S> {
     fn online(&mut self) {
-        if let Some(span) = self.span.take() {
-            self.end(span);
+        if let Some(began) = self.began.take() {
+            self.attempts.ended(began, None);
         }
         self.store.link(true);
         let now = self.clock.boot_ns();
