@@ -164,7 +164,7 @@ fn held(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
         found.push(of_uplink(
             uplink,
             format!(
-                "{} takes no {signal} since {}: {}. {} kept for it until the spool is full; other signals pass. \
+                "{} has taken no {signal} for {}: {}. {} kept for it until the spool is full; other signals pass. \
                  Mend that, or route them elsewhere: [route] {signal} = [] sends them nowhere.",
                 uplink.endpoint,
                 duration(held.since_s),
