@@ -619,7 +619,8 @@ fn a_batch_is_cut_where_the_wall_clock_stepped() {
 async fn a_long_span_makes_its_batch_no_older_than_its_end() {
     let before = clock().now();
     let shelf = run(&config(Sampler::ParentAlwaysOn, 1.0), |tracer| {
-        let began = std::time::SystemTime::now() - Duration::from_secs(86_400);
+        let began = std::time::UNIX_EPOCH + Duration::from_nanos(before.unix_ns)
+            - Duration::from_secs(86_400);
         let builder = SpanBuilder::from_name("long").with_start_time(began);
         tracer.build_with_context(builder, &Context::new()).end();
     })

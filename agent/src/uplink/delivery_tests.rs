@@ -537,6 +537,8 @@ fn only_held_data_is_nothing_to_do_until_its_probe() {
     let change = send(&mut delivery, now, Signal::Logs, &DELIVERED);
     let signal = Signal::Logs;
     assert_eq!(change, Some(Change::SignalTaken { signal }));
+    let again = send(&mut delivery, now, Signal::Logs, &DELIVERED);
+    assert_eq!(again, None, "said once");
     assert_eq!(delivery.free(), Signals::ALL);
 }
 

@@ -17,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -120,7 +120,7 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 const MAX_KEPT: usize = 2;
 
 /// Read again after this long in any case: not every store of roots has a stamp that tells.
-const MAX_AGE: Duration = Duration::from_secs(86_400);
+const MAX_AGE_NS: u64 = 86_400 * 1_000_000_000;
 
 /// Sessions remembered per configuration; an uplink has one server.
 const SESSIONS: usize = 2;
@@ -141,7 +141,8 @@ type FileStamps = Vec<Option<(SystemTime, u64)>>;
 struct Kept {
     tls: Tls,
     stamps: FileStamps,
-    made: Instant,
+    /// By the clock that counts suspend, too.
+    made_ns: u64,
     config: Arc<ClientConfig>,
 }
 
@@ -151,9 +152,13 @@ struct Kept {
 pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     // Before reading: a change in between is seen the next time.
     let stamps = stamps(tls);
+    let now_ns = Clock::new(ClockTrust::Always).boot_ns();
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh =
-        |kept: &&Kept| kept.tls == *tls && kept.stamps == stamps && kept.made.elapsed() < MAX_AGE;
+    let fresh = |kept: &&Kept| {
+        kept.tls == *tls
+            && kept.stamps == stamps
+            && now_ns.saturating_sub(kept.made_ns) < MAX_AGE_NS
+    };
     if let Some(found) = kept.iter().find(fresh) {
         return Ok(Arc::clone(&found.config));
     }
@@ -165,7 +170,7 @@ pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     kept.push(Kept {
         tls: tls.clone(),
         stamps,
-        made: Instant::now(),
+        made_ns: now_ns,
         config: Arc::clone(&config),
     });
     Ok(config)

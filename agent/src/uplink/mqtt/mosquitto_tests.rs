@@ -598,11 +598,11 @@ async fn a_topic_the_broker_does_not_allow_holds_only_its_signal() {
     let rules = "topic write sonde/+/state\ntopic write sonde/+/telemetry/metrics\n";
     std::fs::write(&acl, rules).expect("written");
     reload();
-    let logs = some(100, 5).into_iter().map(|mut frame| {
+    let logs = some(100, 5).map(|mut frame| {
         frame.batch.signal = Signal::Logs;
         frame
     });
-    let mut metrics = some(1, 20).into_iter().map(|mut frame| {
+    let mut metrics = some(1, 20).map(|mut frame| {
         frame.batch.signal = Signal::Metrics;
         frame
     });
