@@ -34,6 +34,10 @@ pub enum Signal {
     Message = 4,
 }
 
+/// A set of signals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals(u8);
+
 /// What a frame is worth when room runs out. Ordered from most to least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -126,6 +130,14 @@ pub struct Frame {
 }
 
 impl Signal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Signal; 4] = [
+        Signal::Metrics,
+        Signal::Traces,
+        Signal::Logs,
+        Signal::Message,
+    ];
+
     /// Lower-case plural, as in topics, routes and the status.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -134,6 +146,44 @@ impl Signal {
             Signal::Logs => "logs",
             Signal::Message => "messages",
         }
+    }
+}
+
+impl Signals {
+    /// Every signal.
+    pub const ALL: Self = Self(0b1111);
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// With `signal` in it.
+    #[must_use]
+    pub const fn with(self, signal: Signal) -> Self {
+        Self(self.0 | Self::bit(signal))
+    }
+
+    /// With `signal` not in it.
+    #[must_use]
+    pub const fn without(self, signal: Signal) -> Self {
+        Self(self.0 & !Self::bit(signal))
+    }
+
+    /// Whether `signal` is in it.
+    pub const fn contains(self, signal: Signal) -> bool {
+        self.0 & Self::bit(signal) != 0
+    }
+
+    /// Whether nothing is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// One bit a signal, in the order of [`Signal::ALL`], lowest first.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    const fn bit(signal: Signal) -> u8 {
+        1 << (signal as u8 - 1)
     }
 }
 

@@ -227,6 +227,8 @@ pub struct UplinkStatus {
     pub pending_bytes: u64,
     /// Seconds until the backlog is gone at the present rate.
     pub drain_eta_s: Option<f64>,
+    /// Signals that the server refuses while it may take others.
+    pub held: Vec<HeldStatus>,
     /// Bytes sent on the wire, TLS and headers included.
     pub wire_sent_bytes: u64,
     /// Bytes received.
@@ -239,6 +241,20 @@ pub struct UplinkStatus {
     pub last_error: Option<String>,
     /// How long ago.
     pub last_error_s: Option<f64>,
+}
+
+/// A signal that a server refuses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldStatus {
+    /// `metrics`, `traces`, `logs` or `messages`.
+    pub signal: String,
+    /// What the server said, and what to do.
+    pub reason: String,
+    /// Seconds since the first refusal.
+    pub since_s: f64,
+    /// Items of it that wait.
+    pub pending_items: u64,
 }
 
 /// `config`

@@ -2,24 +2,27 @@
 //! uplink, the removal of segments, and the losses that come with it.
 
 use super::cursor::{Loss, Reason};
-use super::format::SEGMENT_HEADER;
+use super::format::{SEGMENT_HEADER, SIGNALS, signal_slot};
 use super::log::{Counts, Log, Segment};
 use super::queue::{Core, Place, counts_of};
 use super::reader::Reader;
 use super::storage::Storage;
-use crate::frame::Class;
+use crate::frame::{Class, Signal};
 
 impl<S: Storage> Core<S> {
     /// Counts anew what waits for an uplink: on flash from the footers, and by
     /// reading headers only where its cursor is inside a segment.
     pub(super) fn recount(&mut self, slot: usize) {
         let reader = self.readers.get(slot).and_then(Option::as_ref);
-        let mut memory = Counts::default();
+        let mut memory = [Counts::default(); SIGNALS];
         if let Some(reader) = reader {
             for (seq, waiting) in self.memory.iter().flatten() {
                 let idle = reader.open.get(seq).is_none_or(|open| open.returned);
                 if waiting.need & (1 << slot) != 0 && reader.wants(waiting.batch.signal) && idle {
-                    memory.add(counts_of(waiting.batch.items, waiting.batch.body.len()));
+                    let counts = counts_of(waiting.batch.items, waiting.batch.body.len());
+                    if let Some(sum) = memory.get_mut(signal_slot(waiting.batch.signal)) {
+                        sum.add(counts);
+                    }
                 }
             }
         }
@@ -28,7 +31,7 @@ impl<S: Storage> Core<S> {
                 let ids: Vec<u64> = log.segments(class).keys().copied().collect();
                 for id in ids {
                     let counts =
-                        reader.map_or_else(Counts::default, |r| remaining(log, r, class, id));
+                        reader.map_or_else(Default::default, |r| remaining(log, r, class, id));
                     let segment = log.segment_mut(class, id);
                     if let Some(place) = segment.and_then(|s| s.remaining.get_mut(slot)) {
                         *place = counts;
@@ -56,20 +59,24 @@ impl<S: Storage> Core<S> {
             let (first, last) = segment.stats.seqs;
             let mut open = reader.open.range(first..=last);
             let waits = open.any(|(_, open)| open.class == class && open.returned);
-            let walked = reader.given(class).covers(first, last) && !waits;
             let Some(left) = segment.remaining.get_mut(slot) else {
                 continue;
             };
-            if left.frames == 0 || !walked {
+            let mut missing = Counts::default();
+            for (signal, left) in left.iter_mut().enumerate() {
+                if left.frames > 0 && !waits && reader.given(class).of(signal).covers(first, last) {
+                    missing.add(std::mem::take(left));
+                }
+            }
+            if missing.frames == 0 {
                 continue;
             }
             let loss = Loss {
-                frames: left.frames,
-                items: left.items,
+                frames: missing.frames,
+                items: missing.items,
                 first_unix_ns: segment.stats.first.unix_ns,
                 last_unix_ns: segment.stats.last.unix_ns,
             };
-            *left = Counts::default();
             // Both uplinks miss the same frames.
             if !segment.written_off {
                 segment.written_off = true;
@@ -153,7 +160,9 @@ impl<S: Storage> Core<S> {
             let nobody = readers.iter().all(Option::is_none);
             // What is being sent may yet arrive; it is counted if it comes back.
             let sending = |r: &Reader| r.open.get(&header.seq).is_some_and(|o| !o.returned);
-            let wanted = |r: &Reader| r.wants(signal) && !r.done(class, header.seq) && !sending(r);
+            let mask = 1 << signal_slot(signal);
+            let wanted =
+                |r: &Reader| r.wants(signal) && !r.done(class, mask, header.seq) && !sending(r);
             if !nobody && !readers.iter().flatten().any(wanted) {
                 continue;
             }
@@ -171,12 +180,12 @@ impl<S: Storage> Core<S> {
         sum
     }
 
-    pub(super) fn newest_for(&self, slot: usize) -> Option<u64> {
+    pub(super) fn newest_for(&self, slot: usize) -> Option<(u64, Signal)> {
         let reader = self.readers.get(slot)?.as_ref()?;
         let memory = self.memory.iter().filter_map(|class| {
             let mut newest = class.iter().rev();
             let found = newest.find(|(_, waiting)| waiting.need & (1 << slot) != 0);
-            found.map(|(&seq, _)| seq)
+            found.map(|(&seq, waiting)| (seq, waiting.batch.signal))
         });
         let disk = Class::ALL.into_iter().filter_map(|class| {
             let segments = self.log.as_ref()?.segments(class).values();
@@ -184,10 +193,13 @@ impl<S: Storage> Core<S> {
                 let signals = segment.stats.signals.iter().enumerate();
                 signals.filter(|(signal, _)| reader.wants & (1 << signal) != 0)
             });
-            let newest = newest.map(|(_, stats)| stats.newest).max()?;
-            (newest > 0 && !reader.done(class, newest)).then_some(newest)
+            let (signal, newest) = newest
+                .map(|(signal, stats)| (signal, stats.newest))
+                .max_by_key(|(_, newest)| *newest)?;
+            let waits = newest > 0 && !reader.done(class, 1 << signal, newest);
+            waits.then_some((newest, *Signal::ALL.get(signal)?))
         });
-        memory.chain(disk).max()
+        memory.chain(disk).max_by_key(|(seq, _)| *seq)
     }
 
     /// Everybody has passed a segment.
@@ -199,12 +211,18 @@ impl<S: Storage> Core<S> {
 
 fn passed(reader: &Reader, class: Class, segment: &Segment) -> bool {
     let (first, last) = segment.stats.seqs;
-    segment.stats.mask() & reader.wants == 0 || reader.passed(class, first, last)
+    let signals = segment.stats.mask();
+    signals & reader.wants == 0 || reader.passed(class, signals, first, last)
 }
 
-/// What an uplink has not been given of a segment.
-fn remaining<S: Storage>(log: &mut Log<S>, reader: &Reader, class: Class, id: u64) -> Counts {
-    let mut sum = Counts::default();
+/// What an uplink has not been given of a segment, by signal.
+fn remaining<S: Storage>(
+    log: &mut Log<S>,
+    reader: &Reader,
+    class: Class,
+    id: u64,
+) -> [Counts; SIGNALS] {
+    let mut sum = [Counts::default(); SIGNALS];
     let Some(segment) = log.segments(class).get(&id) else {
         return sum;
     };
@@ -212,8 +230,9 @@ fn remaining<S: Storage>(log: &mut Log<S>, reader: &Reader, class: Class, id: u6
     if segment.stats.mask() & reader.wants == 0 || passed(reader, class, segment) {
         return sum;
     }
-    if !reader.given(class).touches(first, last) {
-        for (signal, stats) in segment.stats.signals.iter().enumerate() {
+    let mut given = reader.given(class).some(reader.wants);
+    if !given.any(|ranges| ranges.touches(first, last)) {
+        for ((signal, stats), sum) in segment.stats.signals.iter().enumerate().zip(&mut sum) {
             if reader.wants & (1 << signal) != 0 {
                 sum.add(Counts {
                     frames: u64::from(stats.frames),
@@ -227,12 +246,15 @@ fn remaining<S: Storage>(log: &mut Log<S>, reader: &Reader, class: Class, id: u6
     let mut offset = SEGMENT_HEADER as u32;
     while let Some((at, header)) = log.frame_at(class, id, offset, end) {
         offset = at.saturating_add(header.len() as u32);
-        let wanted = header.signal.is_some_and(|signal| reader.wants(signal));
+        let Some(signal) = header.signal.filter(|signal| reader.wants(*signal)) else {
+            continue;
+        };
+        let slot = signal_slot(signal);
         let waits = match reader.open.get(&header.seq) {
             Some(open) => open.returned,
-            None => !reader.given(class).contains(header.seq),
+            None => !reader.given(class).of(slot).contains(header.seq),
         };
-        if wanted && waits {
+        if waits && let Some(sum) = sum.get_mut(slot) {
             sum.add(counts_of(header.items, header.payload_len));
         }
     }

@@ -5,12 +5,20 @@
 //! are done. Live data is acknowledged before the backlog, so there is a range
 //! from 0 and one for each time the link came up; they join as the backlog drains.
 //!
+//! There is such a set for each signal. One signal may be held back for weeks
+//! while the others pass: in a common set, each of its frames would be a gap.
+//! As it is, its own ranges stand still and the others' go on. Most of the time
+//! the sets of a class are equal, and are written once.
+//!
 //! ```text
 //! ledger   version u64 | next seq u64 | cursors u8 | losses u8 | cursor… | loss…
-//! cursor   uplink u8 (1 otlp, 2 mqtt) | class u8 | ranges u16 | (gap, length)…   as LEB128
+//! cursor   uplink u8 (1 otlp, 2 mqtt) | class and signals u8 | ranges u16 | (gap, length)…   as LEB128
 //! loss     class u8 | reason u8 | frames u64 | items u64 | first unix_ns u64 | last unix_ns u64
 //! slot     magic "SNDECUR\n" | format u16 = 1 | zero u16 | length u32 | CRC32C u32 | ledger
 //! ```
+//!
+//! The low half of "class and signals" is the class; the high half has a bit
+//! for each signal that the ranges are about (metrics lowest), or none for all.
 //!
 //! The slot file has a slot at 0 and one at 16 KiB, far enough apart that no
 //! flash page holds both; ledger `version` goes to slot `version % 2`, in place.
@@ -19,7 +27,7 @@ use std::collections::BTreeMap;
 
 use crc32c::crc32c;
 
-use super::format::{Input, VERSION, class_of};
+use super::format::{Input, SIGNALS, VERSION, class_of};
 use crate::config::UplinkName;
 use crate::frame::Class;
 
@@ -29,8 +37,11 @@ pub(crate) const SLOT: u64 = 16 * 1024;
 pub(crate) const SLOT_FILE: &str = "cursors";
 const SLOT_MAGIC: &[u8; 8] = b"SNDECUR\n";
 const SLOT_HEAD: usize = 20;
-/// Ranges kept per cursor; beyond that the smallest are forgotten, which costs repeats.
-pub(crate) const MAX_RANGES: usize = 48;
+/// Ranges kept per cursor; beyond that the smallest are forgotten, which costs
+/// repeats. As many as fit a slot if every signal of every class has its own.
+pub(crate) const MAX_RANGES: usize = 32;
+/// All signals, one bit each.
+pub(crate) const ALL_SIGNALS: u8 = (1 << SIGNALS) - 1;
 /// Uplinks there can be.
 pub(crate) const UPLINKS: usize = 2;
 /// Their names, by slot.
@@ -138,6 +149,84 @@ impl Ranges {
     }
 }
 
+/// How far an uplink is in one class, by signal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    signals: [Ranges; SIGNALS],
+}
+
+impl Progress {
+    /// One signal's.
+    pub(crate) fn of(&self, signal: usize) -> &Ranges {
+        let [metrics, traces, logs, messages] = &self.signals;
+        match signal {
+            0 => metrics,
+            1 => traces,
+            2 => logs,
+            _ => messages,
+        }
+    }
+
+    /// Those of a set of signals.
+    pub(crate) fn some(&self, signals: u8) -> impl Iterator<Item = &Ranges> {
+        let all = self.signals.iter().enumerate();
+        all.filter_map(move |(slot, ranges)| (signals & (1 << slot) != 0).then_some(ranges))
+    }
+
+    /// Those of a set of signals, to be changed.
+    pub(crate) fn some_mut(&mut self, signals: u8) -> impl Iterator<Item = &mut Ranges> {
+        let all = self.signals.iter_mut().enumerate();
+        all.filter_map(move |(slot, ranges)| (signals & (1 << slot) != 0).then_some(ranges))
+    }
+
+    /// Adds `start..end` for a set of signals.
+    pub(crate) fn insert(&mut self, signals: u8, start: u64, end: u64) {
+        self.some_mut(signals)
+            .for_each(|ranges| ranges.insert(start, end));
+    }
+
+    /// Takes one seq out again: of its own signal, and so that they stay alike
+    /// of the others, unless those had it `before`.
+    pub(crate) fn remove(&mut self, signal: usize, seq: u64, before: &Self) {
+        let all = self.signals.iter_mut().zip(&before.signals).enumerate();
+        for (slot, (ranges, before)) in all {
+            if slot == signal || !before.contains(seq) {
+                ranges.remove(seq);
+            }
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn joined(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        for (mine, theirs) in all.signals.iter_mut().zip(&other.signals) {
+            *mine = mine.joined(theirs);
+        }
+        all
+    }
+
+    /// See [`Ranges::trim`].
+    pub(crate) fn trim(&mut self) {
+        self.some_mut(ALL_SIGNALS).for_each(Ranges::trim);
+    }
+
+    /// Sets of signals that stand alike, as masks, with their ranges; those
+    /// that have not begun are left out.
+    fn groups(&self) -> Vec<(u8, &Ranges)> {
+        let mut groups: Vec<(u8, &Ranges)> = Vec::with_capacity(1);
+        for (slot, ranges) in self.signals.iter().enumerate() {
+            if ranges.spans.is_empty() {
+                continue;
+            }
+            match groups.iter_mut().find(|(_, known)| *known == ranges) {
+                Some((mask, _)) => *mask |= 1 << slot,
+                None => groups.push((1 << slot, ranges)),
+            }
+        }
+        groups
+    }
+}
+
 /// Why something was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -229,7 +318,7 @@ pub(crate) struct Ledger {
     /// No frame has this seq or a higher one.
     pub(crate) next_seq: u64,
     /// What is done, per uplink slot and class.
-    pub(crate) done: [[Ranges; 4]; UPLINKS],
+    pub(crate) done: [[Progress; 4]; UPLINKS],
     /// What was lost since the folder was made.
     pub(crate) losses: Losses,
 }
@@ -240,12 +329,19 @@ impl Ledger {
         let mut out = Vec::with_capacity(128);
         out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&self.next_seq.to_le_bytes());
-        out.push((UPLINKS * Class::ALL.len()) as u8);
+        let count_at = out.len();
+        out.push(0);
         out.push(self.losses.table.len().min(255) as u8);
+        let mut cursors = 0_u8;
         for (uplink, classes) in self.done.iter().enumerate() {
-            for (class, ranges) in classes.iter().enumerate() {
+            let groups = classes.iter().map(Progress::groups).enumerate();
+            for (class, (signals, ranges)) in
+                groups.flat_map(|(class, groups)| groups.into_iter().map(move |g| (class, g)))
+            {
+                cursors += 1;
                 out.push(uplink as u8 + 1);
-                out.push(class as u8);
+                let about = if signals == ALL_SIGNALS { 0 } else { signals };
+                out.push(class as u8 | about << 4);
                 let spans = ranges.spans.len().min(MAX_RANGES);
                 out.extend_from_slice(&(spans as u16).to_le_bytes());
                 let mut at = 0;
@@ -255,6 +351,9 @@ impl Ledger {
                     at = end;
                 }
             }
+        }
+        if let Some(count) = out.get_mut(count_at) {
+            *count = cursors;
         }
         for ((class, reason), loss) in self.losses.table.iter().take(255) {
             out.push(*class as u8);
@@ -283,7 +382,8 @@ impl Ledger {
         let losses = input.u8()?;
         for _ in 0..cursors {
             let uplink = usize::from(input.u8()?);
-            let class = usize::from(input.u8()?);
+            let about = input.u8()?;
+            let (class, signals) = (usize::from(about & 0x0f), about >> 4);
             let mut ranges = Ranges::default();
             let mut at = 0u64;
             for _ in 0..input.u16()? {
@@ -295,7 +395,10 @@ impl Ledger {
                 .checked_sub(1)
                 .and_then(|slot| ledger.done.get_mut(slot)?.get_mut(class));
             if let Some(place) = place {
-                *place = ranges;
+                let signals = if signals == 0 { ALL_SIGNALS } else { signals };
+                for place in place.some_mut(signals) {
+                    place.clone_from(&ranges);
+                }
             }
         }
         for _ in 0..losses {
@@ -343,7 +446,8 @@ impl Ledger {
 
     /// The lowest seq that no cursor has behind it.
     pub(crate) fn seq_floor(&self) -> u64 {
-        let ends = self.done.iter().flatten().map(Ranges::end);
+        let all = self.done.iter().flatten();
+        let ends = all.flat_map(|progress| progress.signals.iter().map(Ranges::end));
         ends.fold(self.next_seq, u64::max)
     }
 }
@@ -393,9 +497,10 @@ mod tests {
             next_seq: 900,
             ..Ledger::default()
         };
-        ledger.done[0][2].insert(0, 100);
-        ledger.done[0][2].insert(300, 301);
-        ledger.done[1][0].insert(5, 1 << 40);
+        ledger.done[0][2].insert(ALL_SIGNALS, 0, 100);
+        ledger.done[0][2].insert(ALL_SIGNALS, 300, 301);
+        ledger.done[0][2].insert(0b0101, 400, 450);
+        ledger.done[1][0].insert(ALL_SIGNALS, 5, 1 << 40);
         ledger.losses.add(
             Class::Bulk,
             Reason::Quota,
@@ -418,14 +523,33 @@ mod tests {
     }
 
     #[test]
+    fn a_ledger_from_before_signals_had_cursors_of_their_own_is_about_all_of_them() {
+        let mut old = Vec::new();
+        old.extend_from_slice(&7_u64.to_le_bytes());
+        old.extend_from_slice(&900_u64.to_le_bytes());
+        old.extend_from_slice(&[1, 0]);
+        old.extend_from_slice(&[1, 2, 1, 0, 0, 50]);
+        let mut expected = Ledger {
+            version: 7,
+            next_seq: 900,
+            ..Ledger::default()
+        };
+        expected.done[0][2].insert(ALL_SIGNALS, 0, 50);
+        assert_eq!(Ledger::decode(&old), Some(expected.clone()));
+        assert_eq!(expected.encode(), old, "and is still written so");
+    }
+
+    #[test]
     fn the_largest_ledger_fits_a_slot() {
         let mut ledger = Ledger::default();
-        for ranges in ledger.done.iter_mut().flatten() {
-            for step in 0..MAX_RANGES as u64 * 2 {
-                let start = (1 << 62) + step * (1 << 40);
-                ranges.insert(start, start + (1 << 39));
+        for progress in ledger.done.iter_mut().flatten() {
+            for (signal, ranges) in progress.signals.iter_mut().enumerate() {
+                for step in 0..MAX_RANGES as u64 * 2 {
+                    let start = (1 << 62) + signal as u64 + step * (1 << 40);
+                    ranges.insert(start, start + (1 << 39));
+                }
             }
-            ranges.trim();
+            progress.trim();
         }
         for class in Class::ALL {
             for reason in Reason::ALL {

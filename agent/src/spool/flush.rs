@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use super::cursor::{Ledger, Reason};
+use super::format::signal_slot;
 use super::log::{Now, Record, WriteError};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
@@ -240,17 +241,17 @@ impl<S: Storage> Core<S> {
             done: self.durable.done.clone(),
             losses: self.losses.clone(),
         };
-        for (reader, done) in self.readers.iter().zip(&mut ledger.done) {
+        let places = ledger.done.iter_mut().zip(&self.durable.done);
+        for (reader, (done, before)) in self.readers.iter().zip(places) {
             let Some(reader) = reader else { continue };
             done.clone_from(&reader.given);
             for (&seq, open) in &reader.open {
-                if let Some(ranges) = done.get_mut(open.class as usize) {
-                    ranges.remove(seq);
+                let class = open.class as usize;
+                if let (Some(progress), Some(before)) = (done.get_mut(class), before.get(class)) {
+                    progress.remove(signal_slot(open.signal), seq, before);
                 }
             }
-            for ranges in done {
-                ranges.trim();
-            }
+            done.iter_mut().for_each(super::cursor::Progress::trim);
         }
         if ledger.done != self.durable.done || ledger.losses != self.durable.losses {
             ledger.version = self.version.saturating_add(1);
@@ -356,11 +357,11 @@ impl<S: Storage> Core<S> {
                 idle = open.returned;
             }
             if idle {
-                reader.memory.sub(counts);
+                reader.memory_mut(waiting.batch.signal).sub(counts);
                 let segment = log
                     .as_mut()
                     .and_then(|log| log.segment_mut(class, pos.segment));
-                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                if let Some(left) = segment.and_then(|s| s.left_mut(slot, waiting.batch.signal)) {
                     left.add(counts);
                 }
             }

@@ -11,10 +11,11 @@ use std::io;
 
 use super::cursor::{Ledger, SLOT, SLOT_FILE, UPLINKS};
 use super::format::{
-    self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SegmentHeader, Stats,
+    self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SIGNALS, SegmentHeader, Stats,
+    signal_slot,
 };
 use super::storage::{Storage, is_full};
-use crate::frame::{Batch, Class, Stamp};
+use crate::frame::{Batch, Class, Signal, Stamp};
 
 /// Bytes appended per sync at most, so that the buffer stays small.
 const COMMIT: usize = 256 * 1024;
@@ -70,6 +71,13 @@ impl Counts {
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
+    /// All of them together.
+    pub(crate) fn sum(parts: &[Counts]) -> Counts {
+        let mut sum = Counts::default();
+        parts.iter().for_each(|part| sum.add(*part));
+        sum
+    }
+
     pub(crate) fn sub(&mut self, other: Counts) {
         self.frames = self.frames.saturating_sub(other.frames);
         self.items = self.items.saturating_sub(other.items);
@@ -98,11 +106,18 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Not ours to read: newer or without a header.
     pub(crate) opaque: bool,
-    /// What each uplink has not been given of it; kept by the queue.
-    pub(crate) remaining: [Counts; UPLINKS],
+    /// What each uplink has not been given of it, by signal; kept by the queue.
+    pub(crate) remaining: [[Counts; SIGNALS]; UPLINKS],
     /// What is missing of it has been counted as lost.
     pub(crate) written_off: bool,
     pub(super) marks: BTreeSet<u32>,
+}
+
+impl Segment {
+    /// What an uplink has not been given of one signal.
+    pub(crate) fn left_mut(&mut self, slot: usize, signal: Signal) -> Option<&mut Counts> {
+        self.remaining.get_mut(slot)?.get_mut(signal_slot(signal))
+    }
 }
 
 /// A frame to be written.
@@ -421,7 +436,7 @@ impl<S: Storage> Log<S> {
             stats: Stats::default(),
             closed: false,
             opaque: false,
-            remaining: [Counts::default(); UPLINKS],
+            remaining: Default::default(),
             written_off: false,
             marks: BTreeSet::new(),
         };

@@ -9,6 +9,8 @@ mod account;
 mod cursor;
 mod flush;
 mod format;
+#[cfg(test)]
+mod held_tests;
 mod log;
 #[cfg(test)]
 mod model;
@@ -34,7 +36,7 @@ use self::owner::Command;
 
 use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};
-use crate::frame::{Batch, Frame, FrameId, Signal};
+use crate::frame::{Batch, Frame, FrameId, Signal, Signals};
 use crate::status::SpoolStatus;
 
 /// What the spool is opened with.
@@ -83,6 +85,41 @@ pub struct Pending {
     pub items: u64,
     /// Bytes of bodies in both.
     pub bytes: u64,
+    /// The same for each signal, in the order of [`Signal::ALL`].
+    pub signals: [PendingSignal; Signal::ALL.len()],
+}
+
+/// The part of [`Pending`] that is one signal's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PendingSignal {
+    /// Frames in [`Lane::Live`].
+    pub live: u64,
+    /// Frames in [`Lane::Backlog`].
+    pub backlog: u64,
+    /// Items in both.
+    pub items: u64,
+    /// Bytes of bodies in both.
+    pub bytes: u64,
+}
+
+impl Pending {
+    /// What waits of some signals only.
+    #[must_use]
+    pub fn of(&self, signals: Signals) -> Self {
+        if signals == Signals::ALL {
+            return *self;
+        }
+        let mut some = Self::default();
+        let parts = Signal::ALL.iter().zip(&self.signals).zip(&mut some.signals);
+        for ((_, part), place) in parts.filter(|((signal, _), _)| signals.contains(**signal)) {
+            *place = *part;
+            some.live += part.live;
+            some.backlog += part.backlog;
+            some.items += part.items;
+            some.bytes += part.bytes;
+        }
+        some
+    }
 }
 
 /// What became of a frame that [`Spool::next`] gave out.
@@ -171,10 +208,13 @@ impl Spool {
         answered.await.unwrap_or(Err(Refused::Stopped))
     }
 
-    /// The next frame of a lane that is not in flight; `None`: nothing now.
-    pub async fn next(&self, uplink: UplinkName, lane: Lane) -> Option<Frame> {
+    /// The next frame of a lane that is not in flight and of one of `signals`;
+    /// `None`: nothing now. What is left out keeps its place, for as long as
+    /// the quota has room for it.
+    pub async fn next(&self, uplink: UplinkName, lane: Lane, signals: Signals) -> Option<Frame> {
         let (answer, answered) = oneshot::channel();
-        self.order(Command::Next(uplink, lane, answer)).ok()?;
+        self.order(Command::Next(uplink, lane, signals, answer))
+            .ok()?;
         answered.await.ok()?
     }
 

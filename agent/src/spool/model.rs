@@ -12,7 +12,7 @@ use super::queue::Core;
 use super::simulated::{Dice, Simulated};
 use super::{Lane, Outcome, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
-use crate::frame::{Batch, Class, Codec, FrameId, Signal, Stamp};
+use crate::frame::{Batch, Class, Codec, FrameId, Signal, Signals, Stamp};
 
 const OTLP: UplinkName = UplinkName::Otlp;
 const MQTT: UplinkName = UplinkName::Mqtt;
@@ -208,9 +208,16 @@ impl World {
         } else {
             Lane::Backlog
         };
+        // Now and then a signal is held back.
+        let signals = match self.dice.below(6) {
+            0 => Signals::ALL.without(Signal::Logs),
+            1 => Signals::ALL.without(Signal::Metrics),
+            _ => Signals::ALL,
+        };
         if self.model.open.len() < 6
-            && let Some(frame) = self.core.next(OTLP, lane)
+            && let Some(frame) = self.core.next(OTLP, lane, signals)
         {
+            assert!(signals.contains(frame.batch.signal), "left out");
             self.model.check(&frame);
             assert!(
                 !self.model.open.contains(&frame.id),
@@ -285,7 +292,7 @@ fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
     let mut out = BTreeMap::new();
     core.link(OTLP, true);
     for lane in [Lane::Live, Lane::Backlog] {
-        while let Some(frame) = core.next(OTLP, lane) {
+        while let Some(frame) = core.next(OTLP, lane, Signals::ALL) {
             core.settle(OTLP, frame.id, &Outcome::Delivered);
             assert!(out.insert(frame.id.seq, frame).is_none(), "given out twice");
         }

@@ -18,7 +18,7 @@ use super::storage::{OpenError, RealFiles};
 use super::{Lane, Options, Outcome, Pending, Refused, StartError, Subscription};
 use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
-use crate::frame::{Batch, Frame, FrameId};
+use crate::frame::{Batch, Frame, FrameId, Signals};
 use crate::status::SpoolStatus;
 
 /// Stores under way at a time.
@@ -39,7 +39,7 @@ pub(super) enum Command {
         oneshot::Sender<Result<FrameId, Refused>>,
         OwnedSemaphorePermit,
     ),
-    Next(UplinkName, Lane, oneshot::Sender<Option<Frame>>),
+    Next(UplinkName, Lane, Signals, oneshot::Sender<Option<Frame>>),
     Settle(UplinkName, FrameId, Outcome),
     Link(UplinkName, bool),
     Reconfigure(SpoolLimits, Vec<Subscription>, oneshot::Sender<()>),
@@ -192,7 +192,7 @@ impl Owner {
                 drop(permit);
                 self.stale = true;
             }
-            Command::Next(uplink, lane, answer) => {
+            Command::Next(uplink, lane, signals, answer) => {
                 // What must be on flash first goes there now: the asker waits for it.
                 let always = self.core.limits.durability == Durability::Always;
                 if always
@@ -204,7 +204,7 @@ impl Owner {
                     let now = self.now();
                     self.core.tick(now);
                 }
-                let frame = self.core.next(uplink, lane);
+                let frame = self.core.next(uplink, lane, signals);
                 self.stale |= frame.is_some();
                 if let Some(hungry) = self.hungry.get_mut(uplink_slot(uplink)) {
                     *hungry |= frame.is_none();

@@ -19,9 +19,9 @@ use super::format::{FrameHeader, signal_slot};
 use super::log::{Counts, Log, Now, Pos, Segment};
 use super::reader::{Reader, mask_of};
 use super::storage::Storage;
-use super::{Lane, Outcome, Pending, Refused, Subscription};
+use super::{Lane, Outcome, Pending, PendingSignal, Refused, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
-use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal};
+use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal, Signals};
 
 /// What a waiting batch takes in memory besides its body, in bytes.
 const OVERHEAD: u64 = 256;
@@ -55,6 +55,7 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Open {
     pub(super) class: Class,
+    pub(super) signal: Signal,
     pub(super) place: Place,
     pub(super) counts: Counts,
     pub(super) loss: Loss,
@@ -66,6 +67,7 @@ pub(super) struct Open {
 struct Candidate {
     seq: u64,
     class: Class,
+    signal: Signal,
     place: Place,
     /// It waits in `open` already.
     again: bool,
@@ -148,7 +150,8 @@ impl<S: Storage> Core<S> {
             }
         }
         for (class, seq, loss) in found.lost {
-            let wanted = |reader: &Reader| reader.required && !reader.done(class, seq);
+            let wanted =
+                |reader: &Reader| reader.required && !reader.done(class, reader.wants, seq);
             if self.readers.iter().flatten().any(wanted) {
                 self.losses.add(class, Reason::Damaged, loss);
             }
@@ -188,8 +191,8 @@ impl<S: Storage> Core<S> {
             if let Some(reader) = reader
                 && need & (1 << slot) != 0
             {
-                reader.memory.add(counts);
-                reader.live += u64::from(id.seq >= reader.live_since);
+                reader.memory_mut(batch.signal).add(counts);
+                *reader.live_mut(batch.signal) += u64::from(id.seq >= reader.live_since);
             }
         }
         self.memory_bytes += size;
@@ -205,13 +208,22 @@ impl<S: Storage> Core<S> {
         Ok(id)
     }
 
-    /// The next frame of a lane.
-    pub(crate) fn next(&mut self, uplink: UplinkName, lane: Lane) -> Option<Frame> {
+    /// The next frame of a lane that is of one of `signals`.
+    pub(crate) fn next(
+        &mut self,
+        uplink: UplinkName,
+        lane: Lane,
+        signals: Signals,
+    ) -> Option<Frame> {
         let slot = uplink_slot(uplink);
         loop {
-            let Some(candidate) = self.candidate(slot, lane) else {
+            let Some(candidate) = self.candidate(slot, lane, signals) else {
                 if let (Lane::Live, Some(Some(reader))) = (lane, self.readers.get_mut(slot)) {
-                    reader.live = 0;
+                    for signal in Signal::ALL {
+                        if signals.contains(signal) {
+                            *reader.live_mut(signal) = 0;
+                        }
+                    }
                 }
                 return None;
             };
@@ -273,12 +285,15 @@ impl<S: Storage> Core<S> {
             return;
         };
         if up && !reader.up {
-            reader.live_since = newest.unwrap_or(next_seq);
-            reader.live = u64::from(newest.is_some());
+            reader.live_since = newest.map_or(next_seq, |(seq, _)| seq);
+            reader.live = Default::default();
+            if let Some((_, signal)) = newest {
+                *reader.live_mut(signal) = 1;
+            }
             reader.hints = Default::default();
         } else if !up {
             reader.live_since = u64::MAX;
-            reader.live = 0;
+            reader.live = Default::default();
             reader.hints = Default::default();
         }
         reader.up = up;
@@ -303,17 +318,26 @@ impl<S: Storage> Core<S> {
         };
         let mut all = reader.memory;
         for segment in self.segments() {
-            if let Some(counts) = segment.remaining.get(slot) {
-                all.add(*counts);
+            let left = segment.remaining.get(slot).into_iter().flatten();
+            for (sum, counts) in all.iter_mut().zip(left) {
+                sum.add(*counts);
             }
         }
-        let live = reader.live.min(all.frames);
-        Pending {
-            live,
-            backlog: all.frames - live,
-            items: all.items,
-            bytes: all.bytes,
+        let mut pending = Pending::default();
+        for ((part, counts), live) in pending.signals.iter_mut().zip(all).zip(reader.live) {
+            let live = live.min(counts.frames);
+            *part = PendingSignal {
+                live,
+                backlog: counts.frames - live,
+                items: counts.items,
+                bytes: counts.bytes,
+            };
+            pending.live += part.live;
+            pending.backlog += part.backlog;
+            pending.items += part.items;
+            pending.bytes += part.bytes;
         }
+        pending
     }
 
     fn segments(&self) -> impl Iterator<Item = &Segment> {
@@ -352,10 +376,14 @@ impl<S: Storage> Core<S> {
         }
     }
 
-    fn candidate(&mut self, slot: usize, lane: Lane) -> Option<Candidate> {
+    fn candidate(&mut self, slot: usize, lane: Lane, signals: Signals) -> Option<Candidate> {
+        let may = self.readers.get_mut(slot)?.as_mut()?.may(signals);
+        if may == 0 {
+            return None;
+        }
         let mut best: Option<Candidate> = None;
         for class in Class::ALL {
-            let Some(found) = self.candidate_of(slot, lane, class) else {
+            let Some(found) = self.candidate_of(slot, lane, class, may) else {
                 continue;
             };
             let better = match (&best, lane) {
@@ -373,7 +401,15 @@ impl<S: Storage> Core<S> {
         best
     }
 
-    fn candidate_of(&mut self, slot: usize, lane: Lane, class: Class) -> Option<Candidate> {
+    /// `may`: the signals it may be of.
+    fn candidate_of(
+        &mut self,
+        slot: usize,
+        lane: Lane,
+        class: Class,
+        may: u8,
+    ) -> Option<Candidate> {
+        let among = |signal: Signal| may & (1 << signal_slot(signal)) != 0;
         // A disk that takes nothing must not stop what can still be sent.
         let always = self.limits.durability == Durability::Always
             && self.log.is_some()
@@ -390,46 +426,51 @@ impl<S: Storage> Core<S> {
         let (from, until) = reader.span(lane);
         let again = reader.open.range(from..until);
         let again = again
-            .filter(|(_, open)| open.class == class && open.returned)
+            .filter(|(_, open)| open.class == class && open.returned && among(open.signal))
             .map(|(&seq, open)| Candidate {
                 seq,
                 class,
+                signal: open.signal,
                 place: open.place,
                 again: true,
             })
             .next();
-        let from = reader.given(class).first_gap(from);
+        let gaps = reader.given(class).some(may).map(|r| r.first_gap(from));
+        let from = gaps.min().unwrap_or(from);
         let first_in_memory = memory
             .get(class as usize)?
             .range(from.min(until)..until)
             .find(|(seq, waiting)| {
-                waiting.need & (1 << slot) != 0 && !reader.given(class).contains(**seq)
+                let signal = waiting.batch.signal;
+                waiting.need & (1 << slot) != 0
+                    && among(signal)
+                    && !reader.given(class).of(signal_slot(signal)).contains(**seq)
             });
         let in_memory = first_in_memory
             // `durability = "always"`: not before it is on flash, and nothing past it.
             .filter(|(_, waiting)| !always || waiting.need & required == 0)
-            .map(|(&seq, _)| Candidate {
+            .map(|(&seq, waiting)| Candidate {
                 seq,
                 class,
+                signal: waiting.batch.signal,
                 place: Place::Memory,
                 again: false,
             });
         let on_disk = log.as_mut().and_then(|log| {
             let mut pos = *reader.hint(lane, class);
             let given = reader.given(class);
-            let wants = reader.wants;
             let header = log.find(
                 class,
                 &mut pos,
                 &|segment| {
                     let (first, last) = segment.stats.seqs;
-                    segment.stats.mask() & wants == 0 || last < from || given.covers(first, last)
+                    let mut here = given.some(segment.stats.mask() & may);
+                    last < from || here.all(|ranges| ranges.covers(first, last))
                 },
                 &|header| {
-                    let wanted = header
-                        .signal
-                        .is_some_and(|s| wants & (1 << signal_slot(s)) != 0);
-                    wanted && header.seq >= from && !given.contains(header.seq)
+                    let signal = header.signal.filter(|signal| among(*signal));
+                    header.seq >= from
+                        && signal.is_some_and(|s| !given.of(signal_slot(s)).contains(header.seq))
                 },
             );
             *reader.hint(lane, class) = pos;
@@ -437,6 +478,7 @@ impl<S: Storage> Core<S> {
             Some(Candidate {
                 seq: header.seq,
                 class,
+                signal: header.signal?,
                 place: Place::Disk(pos),
                 again: false,
             })
@@ -447,7 +489,7 @@ impl<S: Storage> Core<S> {
                 .flatten()
                 .min_by_key(|found| found.seq);
         }
-        // Nothing it wants lies before that: the numbers in between are other
+        // Nothing it may have lies before that: the numbers in between are other
         // classes', other signals', or done.
         let next = [
             first_in_memory.map(|(&seq, _)| seq),
@@ -455,7 +497,8 @@ impl<S: Storage> Core<S> {
         ];
         let next = next.into_iter().flatten().min();
         let walked = next.unwrap_or(until.min(next_seq));
-        reader.given_mut(class).insert(from, walked);
+        let walks = reader.walks();
+        reader.given_mut(class).insert(walks, from, walked);
         let exhausted = on_disk.is_none();
         let found = [again, in_memory, on_disk]
             .into_iter()
@@ -472,6 +515,7 @@ impl<S: Storage> Core<S> {
         let &Candidate {
             seq,
             class,
+            signal,
             place,
             again,
         } = candidate;
@@ -490,18 +534,21 @@ impl<S: Storage> Core<S> {
         }
         let Self { readers, log, .. } = self;
         let reader = readers.get_mut(slot)?.as_mut()?;
-        reader.given_mut(class).insert(seq, seq.saturating_add(1));
+        let walks = reader.walks();
+        let given = reader.given_mut(class);
+        given.insert(walks, seq, seq.saturating_add(1));
         if lane == Lane::Live {
-            reader.live = reader.live.saturating_sub(1);
+            let live = reader.live_mut(signal);
+            *live = live.saturating_sub(1);
         }
         match place {
             Place::Gone => {}
-            Place::Memory => reader.memory.sub(counts),
+            Place::Memory => reader.memory_mut(signal).sub(counts),
             Place::Disk(pos) => {
                 let segment = log
                     .as_mut()
                     .and_then(|log| log.segment_mut(class, pos.segment));
-                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+                if let Some(left) = segment.and_then(|s| s.left_mut(slot, signal)) {
                     left.sub(counts);
                 }
             }
@@ -517,6 +564,7 @@ impl<S: Storage> Core<S> {
         };
         let open = Open {
             class,
+            signal,
             place,
             counts,
             loss: loss_of(&frame.batch),
@@ -602,17 +650,17 @@ impl<S: Storage> Core<S> {
             return;
         }
         open.returned = true;
-        reader.live += u64::from(seq >= live_since);
-        match open.place {
+        let (class, signal, place, counts) = (open.class, open.signal, open.place, open.counts);
+        *reader.live_mut(signal) += u64::from(seq >= live_since);
+        match place {
             Place::Gone => {}
-            Place::Memory => reader.memory.add(open.counts),
+            Place::Memory => reader.memory_mut(signal).add(counts),
             Place::Disk(pos) => {
-                let class = open.class;
                 let segment = log
                     .as_mut()
                     .and_then(|log| log.segment_mut(class, pos.segment));
-                if let Some(left) = segment.and_then(|s| s.remaining.get_mut(slot)) {
-                    left.add(open.counts);
+                if let Some(left) = segment.and_then(|s| s.left_mut(slot, signal)) {
+                    left.add(counts);
                 }
             }
         }
@@ -658,9 +706,11 @@ impl<S: Storage> Core<S> {
             let Some(reader) = reader else { continue };
             let open = reader.open.remove(&seq);
             if waiting.need & (1 << slot) != 0 && open.is_none_or(|open| open.returned) {
-                reader.memory.sub(counts);
+                let signal = waiting.batch.signal;
+                reader.memory_mut(signal).sub(counts);
                 let live = u64::from(seq >= reader.live_since);
-                reader.live = reader.live.saturating_sub(live);
+                let left = reader.live_mut(signal);
+                *left = left.saturating_sub(live);
             }
         }
         self.lose(class, reason, loss_of(&waiting.batch));

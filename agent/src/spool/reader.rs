@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::cursor::Ranges;
-use super::format::signal_slot;
+use super::cursor::{ALL_SIGNALS, Progress};
+use super::format::{SIGNALS, signal_slot};
 use super::log::{Counts, Pos};
 use super::queue::Open;
 use super::{Lane, Subscription};
-use crate::frame::{Class, Signal};
+use crate::frame::{Class, Signal, Signals};
 
 /// Where an uplink stands.
 #[derive(Debug)]
@@ -18,13 +18,16 @@ pub(super) struct Reader {
     pub(super) up: bool,
     /// Frames from this seq on are live.
     pub(super) live_since: u64,
-    pub(super) live: u64,
-    pub(super) given: [Ranges; 4],
+    /// Live frames that it has not been given, by signal.
+    pub(super) live: [u64; SIGNALS],
+    /// The signals it was last asked for.
+    pub(super) may: u8,
+    pub(super) given: [Progress; 4],
     pub(super) open: BTreeMap<u64, Open>,
     /// How far each chain has been looked through, live and backlog.
     pub(super) hints: [[Pos; 4]; 2],
-    /// What waits for it in memory.
-    pub(super) memory: Counts,
+    /// What waits for it in memory, by signal.
+    pub(super) memory: [Counts; SIGNALS],
 }
 
 impl Reader {
@@ -34,11 +37,12 @@ impl Reader {
             wants: mask_of(&subscription.signals),
             up: false,
             live_since: u64::MAX,
-            live: 0,
+            live: [0; SIGNALS],
+            may: ALL_SIGNALS,
             given: Default::default(),
             open: BTreeMap::new(),
             hints: Default::default(),
-            memory: Counts::default(),
+            memory: Default::default(),
         }
     }
 
@@ -46,18 +50,21 @@ impl Reader {
         self.wants & (1 << signal_slot(signal)) != 0
     }
 
-    /// It has acknowledged (or does not want) all of `first..=last` in a class.
-    pub(super) fn passed(&self, class: Class, first: u64, last: u64) -> bool {
-        let open = self.open.range(first..=last);
-        self.given(class).covers(first, last) && open.into_iter().all(|(_, o)| o.class != class)
+    /// It has acknowledged (or does not want) all of `first..=last` in a class,
+    /// where `signals` occur.
+    pub(super) fn passed(&self, class: Class, signals: u8, first: u64, last: u64) -> bool {
+        let mut wanted = self.given(class).some(signals & self.wants);
+        wanted.all(|ranges| ranges.covers(first, last))
+            && self.open.range(first..=last).all(|(_, o)| o.class != class)
     }
 
-    /// It has acknowledged `seq`.
-    pub(super) fn done(&self, class: Class, seq: u64) -> bool {
-        self.given(class).contains(seq) && !self.open.contains_key(&seq)
+    /// It has acknowledged `seq`, which is of one of `signals`.
+    pub(super) fn done(&self, class: Class, signals: u8, seq: u64) -> bool {
+        let mut ranges = self.given(class).some(signals);
+        ranges.all(|ranges| ranges.contains(seq)) && !self.open.contains_key(&seq)
     }
 
-    pub(super) fn given(&self, class: Class) -> &Ranges {
+    pub(super) fn given(&self, class: Class) -> &Progress {
         let [critical, outbox, normal, bulk] = &self.given;
         match class {
             Class::Critical => critical,
@@ -67,7 +74,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn given_mut(&mut self, class: Class) -> &mut Ranges {
+    pub(super) fn given_mut(&mut self, class: Class) -> &mut Progress {
         let [critical, outbox, normal, bulk] = &mut self.given;
         match class {
             Class::Critical => critical,
@@ -77,11 +84,48 @@ impl Reader {
         }
     }
 
+    /// It may be given these signals from now on; says which of them it wants.
+    pub(super) fn may(&mut self, signals: Signals) -> u8 {
+        let may = signals.bits();
+        if may & !self.may != 0 {
+            // What was left out lies behind the place that was reached without it.
+            self.hints = Default::default();
+        }
+        self.may = may;
+        self.wants & may
+    }
+
+    /// The signals whose ranges go on: what it may be given, and what it does
+    /// not want, so that the ranges of all of them stay alike.
+    pub(super) fn walks(&self) -> u8 {
+        ALL_SIGNALS & !(self.wants & !self.may)
+    }
+
     /// The seqs of a lane.
     pub(super) fn span(&self, lane: Lane) -> (u64, u64) {
         match lane {
             Lane::Live => (self.live_since, u64::MAX),
             Lane::Backlog => (0, self.live_since),
+        }
+    }
+
+    pub(super) fn memory_mut(&mut self, signal: Signal) -> &mut Counts {
+        let [metrics, traces, logs, messages] = &mut self.memory;
+        match signal {
+            Signal::Metrics => metrics,
+            Signal::Traces => traces,
+            Signal::Logs => logs,
+            Signal::Message => messages,
+        }
+    }
+
+    pub(super) fn live_mut(&mut self, signal: Signal) -> &mut u64 {
+        let [metrics, traces, logs, messages] = &mut self.live;
+        match signal {
+            Signal::Metrics => metrics,
+            Signal::Traces => traces,
+            Signal::Logs => logs,
+            Signal::Message => messages,
         }
     }
 

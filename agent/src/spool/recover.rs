@@ -11,9 +11,9 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::cursor::{Ledger, Loss, UPLINKS};
+use super::cursor::{Ledger, Loss};
 use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats};
-use super::log::{Counts, Log, Pos, Segment, path_of};
+use super::log::{Log, Pos, Segment, path_of};
 use super::storage::Storage;
 use crate::frame::Class;
 
@@ -106,7 +106,7 @@ impl<S: Storage> Log<S> {
             stats: Stats::default(),
             closed: true,
             opaque: true,
-            remaining: [Counts::default(); UPLINKS],
+            remaining: Default::default(),
             written_off: false,
             marks: BTreeSet::new(),
         };

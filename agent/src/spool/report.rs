@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::log::Counts;
 use super::queue::Core;
 use super::storage::Storage;
 use crate::frame::Class;
@@ -70,7 +71,8 @@ impl<S: Storage> Core<S> {
         }
         let segments = self.log.iter().flat_map(|log| log.segments(class).values());
         for segment in segments {
-            let most = segment.remaining.iter().max_by_key(|counts| counts.frames);
+            let sums = segment.remaining.iter().map(|parts| Counts::sum(parts));
+            let most = sums.max_by_key(|counts| counts.frames);
             let Some(most) = most.filter(|counts| counts.frames > 0) else {
                 continue;
             };

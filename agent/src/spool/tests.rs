@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::clock::ClockTrust;
 use crate::config::Durability;
-use crate::frame::{Class, Codec, TraceContext};
+use crate::frame::{Class, Codec, Signals, TraceContext};
 
 const OTLP: UplinkName = UplinkName::Otlp;
 const LONG: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ fn batch(class: Class, body: &str) -> Batch {
 async fn drain(spool: &Spool) -> Vec<Frame> {
     let mut out = Vec::new();
     for lane in [Lane::Live, Lane::Backlog] {
-        while let Some(frame) = spool.next(OTLP, lane).await {
+        while let Some(frame) = spool.next(OTLP, lane, Signals::ALL).await {
             spool.settle(OTLP, frame.id, Outcome::Delivered);
             out.push(frame);
         }
@@ -148,15 +148,15 @@ async fn half_acknowledged_is_not_sent_again_after_a_clean_stop() {
     let spool = Spool::start(options(dir.path())).unwrap();
     spool.link(OTLP, true);
     for _ in 0..4 {
-        let frame = spool.next(OTLP, Lane::Backlog).await.unwrap();
+        let frame = spool.next(OTLP, Lane::Backlog, Signals::ALL).await.unwrap();
         spool.settle(OTLP, frame.id, Outcome::Delivered);
     }
-    let open = spool.next(OTLP, Lane::Backlog).await.unwrap();
+    let open = spool.next(OTLP, Lane::Backlog, Signals::ALL).await.unwrap();
     assert!(spool.stop(LONG).await);
     let spool = Spool::start(options(dir.path())).unwrap();
     assert_eq!(spool.pending(OTLP).borrow().backlog, 6);
     spool.link(OTLP, true);
-    let again = spool.next(OTLP, Lane::Backlog).await.unwrap();
+    let again = spool.next(OTLP, Lane::Backlog, Signals::ALL).await.unwrap();
     assert_eq!(again.id, open.id);
     assert!(again.resent);
 }
@@ -204,13 +204,17 @@ async fn returned_and_condemned_frames_are_told_apart() {
     let spool = Spool::start(options(dir.path())).unwrap();
     spool.link(OTLP, true);
     spool.store(batch(Class::Normal, "one")).await.unwrap();
-    let frame = spool.next(OTLP, Lane::Live).await.unwrap();
-    assert_eq!(spool.next(OTLP, Lane::Live).await, None, "it is in flight");
+    let frame = spool.next(OTLP, Lane::Live, Signals::ALL).await.unwrap();
+    assert_eq!(
+        spool.next(OTLP, Lane::Live, Signals::ALL).await,
+        None,
+        "it is in flight"
+    );
     spool.settle(OTLP, frame.id, Outcome::Returned);
-    let again = spool.next(OTLP, Lane::Live).await.unwrap();
+    let again = spool.next(OTLP, Lane::Live, Signals::ALL).await.unwrap();
     assert!(again.resent);
     spool.settle(OTLP, again.id, Outcome::Condemned("400 bad".into()));
-    assert_eq!(spool.next(OTLP, Lane::Live).await, None);
+    assert_eq!(spool.next(OTLP, Lane::Live, Signals::ALL).await, None);
     assert!(spool.stop(LONG).await);
     let status = spool.status().borrow().clone();
     assert_eq!(status.lost[0].reason, "condemned");
@@ -257,11 +261,16 @@ async fn a_dead_uplink_does_not_hold_back_another_and_an_optional_one_writes_not
     }
     assert_eq!(drain(&spool).await.len(), 20);
     assert_eq!(
-        spool.next(UplinkName::Mqtt, Lane::Live).await,
+        spool.next(UplinkName::Mqtt, Lane::Live, Signals::ALL).await,
         None,
         "it is down"
     );
-    assert!(spool.next(UplinkName::Mqtt, Lane::Backlog).await.is_some());
+    assert!(
+        spool
+            .next(UplinkName::Mqtt, Lane::Backlog, Signals::ALL)
+            .await
+            .is_some()
+    );
     assert!(spool.stop(LONG).await);
     assert_eq!(segments(dir.path()), 0);
     let status = spool.status().borrow().clone();
@@ -284,7 +293,7 @@ async fn always_means_on_flash_before_it_is_given_out() {
             .store(batch(Class::Normal, &format!("{n}")))
             .await
             .unwrap();
-        let frame = spool.next(OTLP, Lane::Live).await.unwrap();
+        let frame = spool.next(OTLP, Lane::Live, Signals::ALL).await.unwrap();
         assert!(!frame.resent);
         assert_eq!(segments(dir.path()), 1);
         spool.settle(OTLP, frame.id, Outcome::Delivered);

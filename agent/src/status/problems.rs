@@ -43,6 +43,9 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         circuit(uplink, &mut found);
     }
     for uplink in &status.uplinks {
+        held(uplink, &mut found);
+    }
+    for uplink in &status.uplinks {
         down(uplink, status.agent.uptime_s, &mut found);
     }
     nearly_full(&status.spool, &mut found);
@@ -148,6 +151,28 @@ fn circuit(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
             waiting(uplink)
         ),
     ));
+}
+
+/// A signal that is refused while others pass. The circuit's own words cover
+/// the case that all are.
+fn held(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
+    if uplink.state == "open" {
+        return;
+    }
+    for held in &uplink.held {
+        let signal = &held.signal;
+        found.push(of_uplink(
+            uplink,
+            format!(
+                "{} has taken no {signal} for {}: {}. {} kept for it until the spool is full; other signals pass. \
+                 Mend that, or route them elsewhere: [route] {signal} = [] sends them nowhere.",
+                uplink.endpoint,
+                duration(held.since_s),
+                held.reason.trim_end_matches('.'),
+                of(held.pending_items, "item")
+            ),
+        ));
+    }
 }
 
 /// `since_s` restarts at each attempt, so how long a link has been down is
@@ -307,6 +332,31 @@ mod tests {
             .map(|p| (p.severity.as_str(), p.part.as_str()))
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_signal_that_is_held_is_named_with_what_to_do_and_the_link_stays_up() {
+        let mut status = sample::fine();
+        let held = crate::status::HeldStatus {
+            signal: "logs".into(),
+            reason: "/v1/logs: the server answered 404".into(),
+            since_s: 7200.0,
+            pending_items: 55,
+        };
+        status.uplinks[0].held = vec![held];
+        check(&status, &[("error", "uplink otlp")]);
+        let said = &problems(&status)[0].message;
+        for words in [
+            "logs",
+            "404",
+            "[route] logs = []",
+            "55 items",
+            "other signals pass",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        status.uplinks[0].required = false;
+        check(&status, &[("warning", "uplink otlp")]);
     }
 
     #[test]

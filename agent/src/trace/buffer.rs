@@ -121,16 +121,6 @@ pub(crate) fn stepped(before: Stamp, after: Stamp) -> bool {
     (offset(before) - offset(after)).abs() >= STEP_NS
 }
 
-/// The moment when the wall clock, as it goes now, showed `unix_ns`.
-pub(crate) fn place(unix_ns: u64, now: Stamp) -> Stamp {
-    Stamp {
-        unix_ns,
-        boot_ns: now
-            .boot_ns
-            .saturating_sub(now.unix_ns.saturating_sub(unix_ns)),
-    }
-}
-
 fn offset(at: Stamp) -> i128 {
     i128::from(at.unix_ns) - i128::from(at.boot_ns)
 }

@@ -22,7 +22,7 @@ use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
 use super::AgentSampler;
-use super::buffer::{Buffer, Item, place, stepped};
+use super::buffer::{Buffer, Item, stepped};
 use crate::clock::Clock;
 use crate::frame::{Stamp, push_hex};
 
@@ -98,9 +98,11 @@ impl SpanProcessor for SpanKeeper {
         if !span.span_context.is_sampled() && !is_remarkable(&span, self.sampler.slow()) {
             return;
         }
+        // When the agent had it, not when it began: the loss window counts from
+        // here, and one long span must not make its batch look overdue.
         let item = Item {
-            first: place(unix_ns(span.start_time), now),
-            last: place(unix_ns(span.end_time), now),
+            first: now,
+            last: now,
             data: span,
         };
         self.buffer.push(item, !self.own_flush.is(id));
@@ -129,11 +131,9 @@ impl LogProcessor for LogKeeper {
         if let Some(uid) = random_uid() {
             record.add_attribute("log.record.uid", uid);
         }
-        let time = record.timestamp().map_or(now.unix_ns, unix_ns);
-        let at = place(time, now);
         let item = Item {
-            first: at,
-            last: at,
+            first: now,
+            last: now,
             data: (record.clone(), scope.clone()),
         };
         self.buffer.push(item, true);
@@ -175,11 +175,6 @@ fn random_uid() -> Option<String> {
 
 fn at(unix_ns: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(unix_ns)
-}
-
-fn unix_ns(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -10,9 +10,15 @@
 //!    ▲                     │                           │
 //!    └── failed: backoff ──┴────────── failed ─────────┘
 //!
-//!   settled(Hold) opens the circuit: the data stays, and one frame at a time
+//!   held opens the circuit: the data stays, and one frame at a time
 //!   probes at the longest backoff until the server takes one.
 //! ```
+//!
+//! Apart from the link, each signal has a circuit of its own: a collector that
+//! takes no logs must not keep the metrics from it. settled(Refuse) opens that
+//! one; the others go on, and one frame of it probes at the longest backoff. If
+//! no signal is taken, that is one refusal: the probes take turns, and the first
+//! that is taken lets all of them try at once.
 //!
 //! What it promises: waits are random parts of a growing whole, never longer
 //! than the longest backoff unless the server asked for it; live data goes
@@ -22,8 +28,9 @@
 use std::time::Duration;
 
 use crate::config;
+use crate::frame::{Signal, Signals};
 use crate::spool::{Lane, Pending};
-use crate::status::UplinkStatus;
+use crate::status::{HeldStatus, UplinkStatus};
 
 /// The shortest wait after a failure: a full-jitter wait can be zero, and a
 /// refused connection costs microseconds, so it would spin.
@@ -74,6 +81,11 @@ pub enum Verdict {
         /// Why, and what to do.
         reason: String,
     },
+    /// The same, as the answer to one frame: nothing is known about other signals.
+    Refuse {
+        /// Why, and what to do.
+        reason: String,
+    },
 }
 
 /// What the shell does next.
@@ -107,6 +119,18 @@ pub enum Change {
         /// Why, and what to do.
         reason: String,
     },
+    /// It refuses one signal, and takes others.
+    SignalHeld {
+        /// Which.
+        signal: Signal,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// It takes a signal again that it refused.
+    SignalTaken {
+        /// Which.
+        signal: Signal,
+    },
 }
 
 /// One word for the status.
@@ -135,7 +159,12 @@ pub struct Delivery {
     failures: u32,
     /// No attempt and no send before this moment.
     not_before: u64,
-    condemned_in_a_row: u32,
+    condemned_in_a_row: [u32; Signal::ALL.len()],
+    holds: [Option<Hold>; Signal::ALL.len()],
+    /// Signals that a frame was sent of.
+    seen: Signals,
+    /// What the next frame may be.
+    giving: Signals,
     /// The lane that was served last while both waited.
     last_lane: Lane,
     bucket: Bucket,
@@ -157,10 +186,24 @@ enum Link {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Circuit {
     Closed,
-    /// One frame at a time may go out; `probing`: it is out.
+    /// One frame at a time may go out; `probing`: it is out. `by_data`: it came
+    /// after the connection was accepted, so only a delivered frame ends it.
     Open {
         probing: bool,
+        by_data: bool,
     },
+}
+
+/// A signal's own open circuit.
+#[derive(Clone, Debug)]
+struct Hold {
+    since: u64,
+    /// Refused last.
+    refused: u64,
+    /// No frame of it before this moment.
+    not_before: u64,
+    probing: bool,
+    reason: String,
 }
 
 /// What was announced last.
@@ -196,7 +239,10 @@ impl Delivery {
             circuit: Circuit::Closed,
             failures: 0,
             not_before: now,
-            condemned_in_a_row: 0,
+            condemned_in_a_row: Default::default(),
+            holds: Default::default(),
+            seen: Signals::NONE,
+            giving: Signals::ALL,
             last_lane: Lane::Backlog,
             rate: Rate::default(),
             shown: Shown::Nothing,
@@ -207,13 +253,32 @@ impl Delivery {
         }
     }
 
-    /// What to do now. After `Send`, report with [`Delivery::took`] what the
+    /// What to do now. After `Send`, take a frame of one of
+    /// [`Delivery::signals`], report with [`Delivery::took`] what the
     /// lane gave, and later with [`Delivery::settled`] what became of it.
     pub fn next(&mut self, now: u64, pending: Pending) -> Step {
-        self.rate.observe(now, pending.backlog > 0);
+        self.giving = self.free();
+        self.rate.observe(now, pending.of(self.giving).backlog > 0);
         let step = self.decide(now, pending);
         self.note_state(now);
         step
+    }
+
+    /// What the frame may be that the last [`Step::Send`] asked for.
+    pub fn signals(&self) -> Signals {
+        self.giving
+    }
+
+    /// The signals that are not held.
+    pub fn free(&self) -> Signals {
+        self.holds()
+            .fold(Signals::ALL, |free, (signal, _)| free.without(signal))
+    }
+
+    /// Whether a frame waits that may go out now.
+    pub fn has_work(&self, now: u64, pending: Pending) -> bool {
+        let free = pending.of(self.free());
+        free.live + free.backlog > 0 || self.probe(now, pending).is_some()
     }
 
     fn decide(&mut self, now: u64, pending: Pending) -> Step {
@@ -223,11 +288,19 @@ impl Delivery {
         if self.link == Link::Away {
             return Step::Connect;
         }
-        if matches!(self.circuit, Circuit::Open { probing: true }) {
+        if matches!(self.circuit, Circuit::Open { probing: true, .. }) {
             return Step::Idle;
         }
+        if let Some(signal) = self.probe(now, pending) {
+            self.giving = Signals::NONE.with(signal);
+            // The oldest: each probe is then the same frame.
+            let old = pending.of(self.giving).backlog > 0;
+            return Step::Send(if old { Lane::Backlog } else { Lane::Live });
+        }
+        let next_probe = self.next_probe(pending);
+        let pending = pending.of(self.giving);
         match (pending.live > 0, pending.backlog > 0) {
-            (false, false) => Step::Idle,
+            (false, false) => next_probe.map_or(Step::Idle, Step::WaitUntil),
             (true, false) => Step::Send(Lane::Live),
             (live, true) => {
                 let paced = self.bucket.ready_at(now);
@@ -243,12 +316,16 @@ impl Delivery {
     }
 
     /// A frame of this many body bytes was taken from the lane and is on its way.
-    pub fn took(&mut self, now: u64, lane: Lane, bytes: usize) {
+    pub fn took(&mut self, now: u64, lane: Lane, signal: Signal, bytes: usize) {
+        self.seen = self.seen.with(signal);
+        if let Some(hold) = self.hold_mut(signal) {
+            hold.probing = true;
+        }
         self.last_lane = lane;
         if lane == Lane::Backlog {
             self.bucket.take(now, bytes);
         }
-        if let Circuit::Open { probing } = &mut self.circuit {
+        if let Circuit::Open { probing, .. } = &mut self.circuit {
             *probing = true;
         }
     }
@@ -269,9 +346,16 @@ impl Delivery {
         self.note_state(now);
     }
 
-    /// The other side said yes to us (an MQTT CONNACK, an HTTP success).
-    /// While the circuit is open only a delivered frame counts.
+    /// The other side said yes to us (an MQTT CONNACK, an HTTP success). Where
+    /// it refused us after such a yes, only a delivered frame counts; and it is
+    /// not up while it refuses every signal.
     pub fn answered(&mut self, now: u64) -> Option<Change> {
+        if matches!(self.circuit, Circuit::Open { by_data: false, .. }) {
+            self.circuit = Circuit::Closed;
+        }
+        if self.refuses_all() {
+            return None;
+        }
         let change = match (&self.shown, &self.circuit) {
             (Shown::Up, _) | (_, Circuit::Open { .. }) => None,
             (Shown::Nothing, _) => Some(Change::Up { after: None }),
@@ -316,16 +400,18 @@ impl Delivery {
     /// Credentials or configuration are wrong, on our side or in the server's
     /// eyes. Frames in flight were returned. `linked`: the connection lives on.
     pub fn held(&mut self, now: u64, reason: &str, linked: bool) -> Option<Change> {
+        let by_data = self.link != Link::Away;
         if !linked {
             self.link = Link::Away;
         }
-        self.circuit = Circuit::Open { probing: false };
+        self.circuit = Circuit::Open {
+            probing: false,
+            by_data,
+        };
+        self.unprobe();
         self.failures = self.failures.saturating_add(1);
         self.note_error(now, reason);
-        let longest = self.settings.backoff.1;
-        // At least half: probing is for finding out, not for pressing.
-        let wait = longest / 2 + self.random.part_of(longest / 2);
-        self.not_before = later(now, wait.max(MIN_WAIT));
+        self.not_before = self.probe_at(now);
         let known = matches!(&self.shown, Shown::Held { reason: shown, .. } if shown == reason);
         let since = match self.shown {
             Shown::Down { since } | Shown::Held { since, .. } => since,
@@ -346,6 +432,7 @@ impl Delivery {
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.not_before = now;
         }
+        self.try_holds(now);
     }
 
     /// What became of a frame that was taken. `linked`: the connection is
@@ -353,6 +440,7 @@ impl Delivery {
     pub fn settled(
         &mut self,
         now: u64,
+        signal: Signal,
         verdict: &Verdict,
         items: u32,
         bytes: usize,
@@ -365,8 +453,15 @@ impl Delivery {
         match verdict {
             Verdict::Delivered { rejected_items } => {
                 self.failures = 0;
-                self.condemned_in_a_row = 0;
+                if let Some(condemned) = self.condemned_mut(signal) {
+                    *condemned = 0;
+                }
                 self.circuit = Circuit::Closed;
+                let all = self.refuses_all();
+                let released = self.holds.get_mut(slot(signal)).and_then(Option::take);
+                if all {
+                    self.try_holds(now);
+                }
                 self.rate.delivered(bytes);
                 let figures = &mut self.figures;
                 figures.last_ack = Some(now);
@@ -377,7 +472,7 @@ impl Delivery {
                 if !linked {
                     self.part(now);
                 }
-                change
+                change.or_else(|| released.map(|_| Change::SignalTaken { signal }))
             }
             Verdict::Retry { after, why } => {
                 self.figures.retries += 1;
@@ -395,16 +490,17 @@ impl Delivery {
             }
             Verdict::Condemn { reason } => {
                 self.figures.condemned_frames += 1;
-                self.condemned_in_a_row = self.condemned_in_a_row.saturating_add(1);
                 self.note_error(now, reason);
-                if self.condemned_in_a_row >= CONDEMNED_IN_A_ROW {
-                    return self.held(
-                        now,
-                        &format!(
-                            "refuses everything it is sent ({reason}); check that endpoint and paths lead to the right server"
-                        ),
-                        linked,
+                let row = self.condemned_mut(signal).map_or(0, |row| {
+                    *row = row.saturating_add(1);
+                    *row
+                });
+                if row >= CONDEMNED_IN_A_ROW {
+                    let reason = format!(
+                        "refuses everything it is sent of {} ({reason}); check that endpoint and paths lead to the right server",
+                        signal.as_str()
                     );
+                    return self.refused(now, signal, &reason, linked);
                 }
                 if !linked {
                     self.part(now);
@@ -415,7 +511,115 @@ impl Delivery {
                 self.figures.retries += 1;
                 self.held(now, reason, linked)
             }
+            Verdict::Refuse { reason } => {
+                self.figures.retries += 1;
+                self.refused(now, signal, reason, linked)
+            }
         }
+    }
+
+    /// One signal is refused by a server that answers.
+    fn refused(&mut self, now: u64, signal: Signal, reason: &str, linked: bool) -> Option<Change> {
+        self.failures = 0;
+        self.circuit = Circuit::Closed;
+        self.note_error(now, reason);
+        let not_before = self.probe_at(now);
+        let before = self.holds.get_mut(slot(signal))?;
+        let known = before.as_ref().is_some_and(|hold| hold.reason == reason);
+        let since = before.as_ref().map_or(now, |hold| hold.since);
+        *before = Some(Hold {
+            since,
+            refused: now,
+            not_before,
+            probing: false,
+            reason: reason.to_owned(),
+        });
+        let all = self.refuses_all();
+        if all {
+            // One refusal, not one for each signal: whose turn is next waits as long.
+            let held = self.holds.iter_mut().flatten();
+            held.for_each(|hold| hold.not_before = hold.not_before.max(not_before));
+            if !matches!(self.shown, Shown::Held { .. }) {
+                let since = match self.shown {
+                    Shown::Down { since } => since,
+                    _ => now,
+                };
+                self.shown = Shown::Held {
+                    since,
+                    reason: reason.to_owned(),
+                };
+            }
+        }
+        if !linked {
+            self.part(now);
+        }
+        self.note_state(now);
+        let reason = reason.to_owned();
+        match (known, all) {
+            (true, _) => None,
+            (false, true) => Some(Change::Held { reason }),
+            (false, false) => Some(Change::SignalHeld { signal, reason }),
+        }
+    }
+
+    /// Whether each signal that was ever sent is held.
+    fn refuses_all(&self) -> bool {
+        let free = self.free();
+        let mut seen = Signal::ALL.into_iter().filter(|s| self.seen.contains(*s));
+        !self.seen.is_empty() && seen.all(|signal| !free.contains(signal))
+    }
+
+    /// The held signal whose turn it is to probe.
+    fn probe(&self, now: u64, pending: Pending) -> Option<Signal> {
+        if self.holds().any(|(_, hold)| hold.probing) {
+            return None;
+        }
+        let waiting = self.waiting_holds(pending);
+        let due = waiting.filter(|(_, hold)| hold.not_before <= now);
+        due.min_by_key(|(_, hold)| hold.refused)
+            .map(|(signal, _)| signal)
+    }
+
+    /// When the next probe is due; `None`: nothing held waits, or one is out.
+    fn next_probe(&self, pending: Pending) -> Option<u64> {
+        if self.holds().any(|(_, hold)| hold.probing) {
+            return None;
+        }
+        let waiting = self.waiting_holds(pending);
+        waiting.map(|(_, hold)| hold.not_before).min()
+    }
+
+    fn waiting_holds(&self, pending: Pending) -> impl Iterator<Item = (Signal, &Hold)> {
+        self.holds().filter(move |(signal, _)| {
+            let part = pending.signals.get(slot(*signal));
+            part.is_some_and(|part| part.live + part.backlog > 0)
+        })
+    }
+
+    fn holds(&self) -> impl Iterator<Item = (Signal, &Hold)> {
+        let all = Signal::ALL.into_iter().zip(&self.holds);
+        all.filter_map(|(signal, hold)| Some((signal, hold.as_ref()?)))
+    }
+
+    fn hold_mut(&mut self, signal: Signal) -> Option<&mut Hold> {
+        self.holds.get_mut(slot(signal))?.as_mut()
+    }
+
+    fn condemned_mut(&mut self, signal: Signal) -> Option<&mut u32> {
+        self.condemned_in_a_row.get_mut(slot(signal))
+    }
+
+    /// Whatever they waited for may have happened.
+    fn try_holds(&mut self, now: u64) {
+        let held = self.holds.iter_mut().flatten();
+        held.for_each(|hold| hold.not_before = now);
+    }
+
+    /// At least half of the longest: probing is for finding out, not for pressing.
+    fn probe_at(&mut self, now: u64) -> u64 {
+        let longest = self.settings.backoff.1;
+        let wait = longest / 2 + self.random.part_of(longest / 2);
+        later(now, wait.max(MIN_WAIT))
     }
 
     /// What the status shows of it; the caller adds name, endpoint, pending and wire figures.
@@ -435,15 +639,30 @@ impl Delivery {
         status.pending_items = pending.items;
         status.pending_bytes = pending.bytes;
         status.drain_eta_s = self.drain_eta_s(now, pending);
-        status.next_attempt_s =
-            (self.not_before > now).then(|| (self.not_before - now) as f64 / SECOND_NS as f64);
+        let next = if self.refuses_all() {
+            self.next_probe(pending).unwrap_or_default()
+        } else {
+            0
+        };
+        let next = next.max(self.not_before);
+        status.next_attempt_s = (next > now).then(|| (next - now) as f64 / SECOND_NS as f64);
+        let held = self.holds().map(|(signal, hold)| HeldStatus {
+            signal: signal.as_str().to_owned(),
+            reason: hold.reason.clone(),
+            since_s: ago(hold.since),
+            pending_items: pending
+                .signals
+                .get(slot(signal))
+                .map_or(0, |part| part.items),
+        });
+        status.held = held.collect();
         status.last_error = figures.last_error.as_ref().map(|(_, why)| why.clone());
         status.last_error_s = figures.last_error.as_ref().map(|(at, _)| ago(*at));
     }
 
     /// What it is doing.
     pub fn state(&self, now: u64) -> State {
-        if self.circuit != Circuit::Closed {
+        if self.circuit != Circuit::Closed || self.refuses_all() {
             State::Open
         } else if now < self.not_before && self.failures > 0 {
             State::Waiting
@@ -456,9 +675,9 @@ impl Delivery {
         }
     }
 
-    /// Whether the circuit is open, which is when [`Delivery::mended`] is of use.
+    /// Whether a circuit is open, which is when [`Delivery::mended`] is of use.
     pub fn is_held(&self) -> bool {
-        self.circuit != Circuit::Closed
+        self.circuit != Circuit::Closed || self.holds().next().is_some()
     }
 
     /// Whether the last thing the other side did was to fail or refuse us.
@@ -468,6 +687,7 @@ impl Delivery {
 
     /// Seconds until the backlog is gone at the present rate; `None`: none waits, or not known yet.
     fn drain_eta_s(&self, now: u64, pending: Pending) -> Option<f64> {
+        let pending = pending.of(self.free());
         if pending.backlog == 0 || self.shown != Shown::Up {
             return None;
         }
@@ -516,9 +736,11 @@ impl Delivery {
     }
 
     fn unprobe(&mut self) {
-        if let Circuit::Open { probing } = &mut self.circuit {
+        if let Circuit::Open { probing, .. } = &mut self.circuit {
             *probing = false;
         }
+        let held = self.holds.iter_mut().flatten();
+        held.for_each(|hold| hold.probing = false);
     }
 
     fn note_error(&mut self, now: u64, why: &str) {
@@ -573,7 +795,9 @@ pub fn of_status(code: u16, retry_after: Option<Duration>, said: &str) -> Verdic
         300..=399 => hold("redirects are not followed: put the final address into `endpoint`"),
         401 => hold("renew the token in `headers_file` (it is read again by itself)"),
         403 => hold("the token or certificate lacks the right to write here"),
-        404 | 405 => hold("check `endpoint` and the path, or route this signal elsewhere"),
+        404 | 405 => hold(
+            "this collector takes none of it here: check `endpoint` and the path, or send this signal elsewhere with [route]",
+        ),
         407 => hold("a proxy in between wants credentials of its own"),
         415 => {
             hold("it does not take OTLP as gzipped protobuf: try `gzip = false`, check the path")
@@ -727,6 +951,11 @@ impl Random {
         let product = u128::from(nanos(whole)) * u128::from(self.next());
         Duration::from_nanos((product >> 64) as u64)
     }
+}
+
+/// A signal's place in arrays.
+fn slot(signal: Signal) -> usize {
+    usize::from(signal as u8).saturating_sub(1)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -1,6 +1,7 @@
 //! Promises of the delivery machine, under invented time.
 
 use super::*;
+use crate::spool::PendingSignal;
 
 const S: u64 = SECOND_NS;
 
@@ -28,11 +29,28 @@ fn linked(settings: config::Delivery) -> Delivery {
 }
 
 fn waiting(live: u64, backlog: u64) -> Pending {
-    Pending {
+    let metrics = PendingSignal {
         live,
         backlog,
         items: live + backlog,
         bytes: (live + backlog) * 1000,
+    };
+    pending([metrics, PendingSignal::default()])
+}
+
+/// Metrics and logs.
+fn pending([metrics, logs]: [PendingSignal; 2]) -> Pending {
+    Pending {
+        live: metrics.live + logs.live,
+        backlog: metrics.backlog + logs.backlog,
+        items: metrics.items + logs.items,
+        bytes: metrics.bytes + logs.bytes,
+        signals: [
+            metrics,
+            PendingSignal::default(),
+            logs,
+            PendingSignal::default(),
+        ],
     }
 }
 
@@ -53,8 +71,8 @@ fn exchange(delivery: &mut Delivery, now: u64, verdict: &Verdict) -> Option<Chan
     let Step::Send(lane) = delivery.next(now, waiting(1, 1)) else {
         panic!("nothing to send");
     };
-    delivery.took(now, lane, 1000);
-    delivery.settled(now, verdict, 10, 1000, true)
+    delivery.took(now, lane, Signal::Metrics, 1000);
+    delivery.settled(now, Signal::Metrics, verdict, 10, 1000, true)
 }
 
 #[test]
@@ -147,14 +165,17 @@ fn a_hold_opens_the_circuit_and_probes_with_one_frame_at_the_longest_backoff() {
         let Step::Send(lane) = delivery.next(now, waiting(5, 5)) else {
             panic!("no probe");
         };
-        delivery.took(now, lane, 1);
+        delivery.took(now, lane, Signal::Metrics, 1);
         assert_eq!(
             delivery.next(now, waiting(4, 5)),
             Step::Idle,
             "one at a time"
         );
         // The same reason is not said again.
-        assert_eq!(delivery.settled(now, &hold(), 1, 1, true), None);
+        assert_eq!(
+            delivery.settled(now, Signal::Metrics, &hold(), 1, 1, true),
+            None
+        );
     }
     now += wait(&mut delivery, now);
     let change = exchange(&mut delivery, now, &DELIVERED);
@@ -224,7 +245,7 @@ fn live_and_backlog_take_turns_while_both_wait_and_live_is_first() {
         let Step::Send(lane) = delivery.next(0, waiting(9, 9)) else {
             panic!();
         };
-        delivery.took(0, lane, 10);
+        delivery.took(0, lane, Signal::Metrics, 10);
         order.push(lane);
     }
     use Lane::{Backlog, Live};
@@ -244,10 +265,10 @@ fn the_backlog_keeps_its_rate_and_live_data_does_not_wait_for_it() {
     while now < 100 * S {
         match delivery.next(now, waiting(0, 9)) {
             Step::Send(Lane::Backlog) => {
-                delivery.took(now, Lane::Backlog, 5000);
+                delivery.took(now, Lane::Backlog, Signal::Metrics, 5000);
                 sent += 5000;
                 assert_eq!(delivery.next(now, waiting(1, 9)), Step::Send(Lane::Live));
-                delivery.took(now, Lane::Live, 1_000_000);
+                delivery.took(now, Lane::Live, Signal::Metrics, 1_000_000);
             }
             Step::WaitUntil(at) => {
                 assert!(at > now);
@@ -444,4 +465,164 @@ fn an_idle_connection_may_be_closed_without_a_failure() {
     assert_eq!(delivery.closed(60 * S), None);
     assert_eq!(delivery.next(60 * S, waiting(1, 0)), Step::Connect);
     assert_eq!(delivery.closed(61 * S), None, "there is none to close");
+}
+
+fn part(live: u64, backlog: u64) -> PendingSignal {
+    PendingSignal {
+        live,
+        backlog,
+        items: live + backlog,
+        bytes: (live + backlog) * 1000,
+    }
+}
+
+fn send(delivery: &mut Delivery, now: u64, signal: Signal, verdict: &Verdict) -> Option<Change> {
+    delivery.took(now, Lane::Live, signal, 1000);
+    delivery.settled(now, signal, verdict, 1, 1000, true)
+}
+
+fn refuse(why: &str) -> Verdict {
+    Verdict::Refuse { reason: why.into() }
+}
+
+/// A machine that delivers metrics and was refused logs at the moment 0.
+fn without_logs() -> Delivery {
+    let mut delivery = linked(settings());
+    send(&mut delivery, 0, Signal::Metrics, &DELIVERED);
+    let change = send(&mut delivery, 0, Signal::Logs, &refuse("404"));
+    assert_eq!(
+        change,
+        Some(Change::SignalHeld {
+            signal: Signal::Logs,
+            reason: "404".into()
+        })
+    );
+    delivery
+}
+
+#[test]
+fn a_refused_signal_holds_no_other() {
+    let mut delivery = without_logs();
+    for second in 0..100 {
+        let both = pending([part(1, 0), part(5, 50)]);
+        assert_eq!(delivery.next(second * S, both), Step::Send(Lane::Live));
+        assert!(delivery.signals().contains(Signal::Metrics));
+        assert!(!delivery.signals().contains(Signal::Logs));
+        send(&mut delivery, second * S, Signal::Metrics, &DELIVERED);
+        assert_eq!(delivery.state(second * S), State::Up);
+    }
+}
+
+#[test]
+fn only_held_data_is_nothing_to_do_until_its_probe() {
+    let mut delivery = without_logs();
+    let logs = pending([part(0, 0), part(5, 50)]);
+    let mut now = 0;
+    for _ in 0..10 {
+        let Step::WaitUntil(at) = delivery.next(now, logs) else {
+            panic!("it spins");
+        };
+        assert!((now + 150 * S..=now + 300 * S).contains(&at), "{at}");
+        assert!(!delivery.has_work(now, logs));
+        now = at;
+        assert!(delivery.has_work(now, logs));
+        assert_eq!(delivery.next(now, logs), Step::Send(Lane::Backlog));
+        assert_eq!(delivery.signals(), Signals::NONE.with(Signal::Logs));
+        delivery.took(now, Lane::Backlog, Signal::Logs, 1000);
+        assert_eq!(delivery.next(now, logs), Step::Idle, "one at a time");
+        let change = delivery.settled(now, Signal::Logs, &refuse("404"), 1, 1000, true);
+        assert_eq!(change, None, "said once");
+    }
+    delivery.next(now, logs);
+    let change = send(&mut delivery, now, Signal::Logs, &DELIVERED);
+    let signal = Signal::Logs;
+    assert_eq!(change, Some(Change::SignalTaken { signal }));
+    let again = send(&mut delivery, now, Signal::Logs, &DELIVERED);
+    assert_eq!(again, None, "said once");
+    assert_eq!(delivery.free(), Signals::ALL);
+}
+
+#[test]
+fn the_status_names_what_is_held_and_what_waits_for_it() {
+    let delivery = without_logs();
+    let mut status = UplinkStatus::default();
+    delivery.report(7 * S, pending([part(0, 0), part(5, 50)]), &mut status);
+    assert_eq!(status.state, "up");
+    let held = HeldStatus {
+        signal: "logs".into(),
+        reason: "404".into(),
+        since_s: 7.0,
+        pending_items: 55,
+    };
+    assert_eq!(status.held, [held]);
+}
+
+#[test]
+fn a_server_that_refuses_every_signal_is_one_open_circuit_with_one_probe_at_a_time() {
+    let mut delivery = without_logs();
+    let change = send(&mut delivery, 0, Signal::Metrics, &refuse("401"));
+    let reason = "401".to_owned();
+    assert_eq!(change, Some(Change::Held { reason }));
+    assert_eq!(delivery.state(0), State::Open);
+    assert!(delivery.is_down());
+    let both = pending([part(1, 9), part(1, 9)]);
+    let (mut now, mut probes, mut turns) = (0, 0, [0; 2]);
+    while now < 3000 * S {
+        match delivery.next(now, both) {
+            Step::WaitUntil(at) => now = at,
+            Step::Send(_) => {
+                let logs = delivery.signals().contains(Signal::Logs);
+                let signal = if logs { Signal::Logs } else { Signal::Metrics };
+                turns[usize::from(logs)] += 1;
+                probes += 1;
+                send(&mut delivery, now, signal, &refuse("401"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(probes <= 21, "{probes} probes");
+    assert!(turns.into_iter().all(|count| count >= 4), "{turns:?}");
+    // The token was renewed: what was refused together is tried together.
+    let change = send(&mut delivery, now, Signal::Metrics, &DELIVERED);
+    assert!(matches!(change, Some(Change::Up { .. })));
+    assert_eq!(delivery.next(now, both), Step::Send(Lane::Backlog));
+    assert_eq!(delivery.signals(), Signals::NONE.with(Signal::Logs));
+}
+
+#[test]
+fn a_signal_that_was_never_tried_is_tried_although_the_first_was_refused() {
+    let mut delivery = linked(settings());
+    send(&mut delivery, 0, Signal::Logs, &refuse("404"));
+    let both = pending([part(1, 0), part(1, 0)]);
+    assert_eq!(delivery.next(S, both), Step::Send(Lane::Live));
+    assert!(!delivery.signals().contains(Signal::Logs));
+}
+
+#[test]
+fn a_link_that_fails_holds_every_signal_and_forgets_no_refusal() {
+    let mut delivery = without_logs();
+    delivery.failed(S, "reset", None);
+    let both = pending([part(1, 0), part(1, 0)]);
+    assert!(matches!(delivery.next(S, both), Step::WaitUntil(_)));
+    delivery.not_before = 0;
+    delivery.connected(2 * S);
+    assert_eq!(delivery.next(2 * S, both), Step::Send(Lane::Live));
+    assert!(!delivery.signals().contains(Signal::Logs));
+}
+
+#[test]
+fn a_connection_that_is_accepted_ends_a_hold_that_refused_connections() {
+    let mut delivery = machine();
+    delivery.held(0, "bad password", false);
+    assert_eq!(delivery.state(0), State::Open);
+    delivery.not_before = 0;
+    delivery.connected(S);
+    assert!(matches!(delivery.answered(S), Some(Change::Up { .. })));
+    assert_eq!(delivery.state(S), State::Up);
+    // One that came over data is another matter.
+    delivery.held(2 * S, "the broker ended it", false);
+    delivery.not_before = 0;
+    delivery.connected(3 * S);
+    assert_eq!(delivery.answered(3 * S), None);
+    assert_eq!(delivery.state(3 * S), State::Open);
 }

@@ -13,6 +13,7 @@ use crate::spool::Spool;
 use crate::status::UplinkStatus;
 use crate::trace::Tracer;
 
+mod attempts;
 pub mod delivery;
 pub mod dial;
 pub mod mqtt;

@@ -22,9 +22,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use opentelemetry::KeyValue;
-use opentelemetry::trace::{FutureExt as _, Span, SpanContext, SpanKind, Status, Tracer as _};
+use opentelemetry::trace::SpanContext;
 use tokio::task::JoinHandle;
 
+use super::attempts::Attempts;
 use super::delivery::Verdict;
 use super::dial::{DialError, DialErrorKind, Dialer};
 use super::otlp_answer::Answer;
@@ -33,7 +34,7 @@ use super::{split, tls};
 use crate::clock::Clock;
 use crate::config::OtlpUplink;
 use crate::frame::{Codec, Frame, Signal};
-use crate::trace::{self, Tracer};
+use crate::trace::Tracer;
 
 /// The longest answer that is read at all (OTLP/HTTP lets a client stop at 4 MiB).
 const MAX_ANSWER: usize = 4 << 20;
@@ -52,7 +53,7 @@ const WARN_EVERY_NS: u64 = 60 * 1_000_000_000;
 pub(super) struct Client {
     config: OtlpUplink,
     dialer: Dialer,
-    tracer: Tracer,
+    attempts: Attempts,
     clock: Clock,
     host: HeaderValue,
     fixed: HeaderMap,
@@ -114,9 +115,17 @@ impl Client {
         Self {
             // A host that is no header value is no DNS name either: dialling says so.
             host: HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("")),
+            attempts: Attempts::new(
+                tracer,
+                clock.clone(),
+                "connect otlp",
+                [
+                    KeyValue::new("server.address", dialer.host.clone()),
+                    KeyValue::new("server.port", i64::from(dialer.port)),
+                ],
+            ),
             config,
             dialer,
-            tracer,
             clock,
             fixed,
             secret: Headers::default(),
@@ -146,23 +155,18 @@ impl Client {
         self.failed_attempt.take()
     }
 
-    /// Makes a connection, under a span of its own. The error is a
+    /// Makes a connection, see [`Attempts`] for its span. The error is a
     /// [`Verdict::Retry`] or a [`Verdict::Hold`].
     pub(super) async fn connect(&mut self) -> Result<(), Verdict> {
         self.connection = None;
-        let mut span = self
-            .tracer
-            .build(trace::routine("connect otlp", SpanKind::Client));
-        span.set_attribute(KeyValue::new("server.address", self.dialer.host.clone()));
-        span.set_attribute(KeyValue::new("server.port", i64::from(self.dialer.port)));
-        let within = trace::inside(span.span_context());
-        let made = self.connect_unseen().with_context(within).await;
-        self.failed_attempt = None;
-        if let Err(Verdict::Retry { why, .. } | Verdict::Hold { reason: why }) = &made {
-            span.set_status(Status::error(why.clone()));
-            self.failed_attempt = Some(span.span_context().clone());
-        }
-        span.end();
+        let began = self.clock.now();
+        let made = self.connect_unseen().await;
+        let error = match &made {
+            Err(Verdict::Retry { why, .. } | Verdict::Hold { reason: why }) => Some(why.as_str()),
+            _ => None,
+        };
+        let span = self.attempts.ended(began, error);
+        self.failed_attempt = span.filter(|_| error.is_some());
         made
     }
 
@@ -443,7 +447,8 @@ impl Client {
             Verdict::Condemn { reason } => Verdict::Condemn {
                 reason: told(&reason),
             },
-            Verdict::Hold { reason } => Verdict::Hold {
+            // It is an answer, so it is about this path only.
+            Verdict::Hold { reason } | Verdict::Refuse { reason } => Verdict::Refuse {
                 reason: told(&reason),
             },
             other => other,

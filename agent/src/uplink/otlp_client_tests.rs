@@ -197,6 +197,13 @@ fn assert_retry(verdict: &Verdict, words: &str) {
 }
 
 #[track_caller]
+fn assert_refuse(verdict: &Verdict, words: &str) {
+    assert!(
+        matches!(verdict, Verdict::Refuse { reason } if reason.contains(words)),
+        "{verdict:?}"
+    );
+}
+
 fn assert_hold(verdict: &Verdict, words: &str) {
     assert!(
         matches!(verdict, Verdict::Hold { reason } if reason.contains(words)),
@@ -257,9 +264,9 @@ async fn statuses_become_what_happens_next() {
         Verdict::Retry { after: Some(after), .. } if after == Duration::from_secs(7)
     ));
     assert_retry(&verdict_of(|_, _| empty(503)).await, "503");
-    assert_hold(&verdict_of(|_, _| empty(401)).await, "headers_file");
-    assert_hold(&verdict_of(|_, _| empty(301)).await, "redirects");
-    assert_hold(&verdict_of(|_, _| empty(500)).await, "broken");
+    assert_refuse(&verdict_of(|_, _| empty(401)).await, "headers_file");
+    assert_refuse(&verdict_of(|_, _| empty(301)).await, "redirects");
+    assert_refuse(&verdict_of(|_, _| empty(500)).await, "broken");
     assert!(matches!(
         verdict_of(|_, _| empty(400)).await,
         Verdict::Condemn { .. }
@@ -356,7 +363,7 @@ async fn a_server_that_dribbles_is_left_at_the_deadline() {
 async fn an_endless_answer_is_cut_and_is_no_collectors() {
     let (port, _) = serve(|_, _| Response::new(Full::from(vec![b'x'; 5 << 20]))).await;
     let mut client = client(config(port));
-    assert_hold(&client.send(&frame(1)).await, "too long");
+    assert_refuse(&client.send(&frame(1)).await, "too long");
     assert!(!client.is_connected());
 }
 
@@ -405,7 +412,7 @@ async fn a_renewed_token_is_read_after_a_401_and_never_quoted() {
     let mut client = client(config);
     let before = client.credentials_stamp();
     let refused = client.send(&frame(1)).await;
-    assert_hold(&refused, "401: unknown: ***");
+    assert_refuse(&refused, "401: unknown: ***");
     assert!(!format!("{refused:?}").contains("old-token"));
     std::fs::write(&file, "# rotated\nAuthorization: Bearer new-token\n").unwrap();
     assert_ne!(client.credentials_stamp(), before);
@@ -462,7 +469,7 @@ async fn an_attempt_to_connect_is_one_span_and_an_upload_is_none() {
         .with_span_processor(ended.clone())
         .build();
     let mut client = client(config(port));
-    client.tracer = provider.tracer("test");
+    client.attempts.tracer = provider.tracer("test");
     for _ in 0..5 {
         assert_eq!(client.send(&frame(1)).await, DELIVERED);
     }

@@ -3,8 +3,7 @@
 //!
 //! One frame is in flight at a time. It goes back to the spool whenever its
 //! request ends without a verdict that settles it, so delivery is at least
-//! once. Connection attempts are routine spans, uploads are none; backoff
-//! bounds how many there are.
+//! once. Connection attempts make spans (`attempts` says which), uploads none.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -91,7 +90,7 @@ impl Shell {
         while !self.world.stop.now.is_cancelled() {
             let now = self.now();
             let pending = *self.pending.borrow_and_update();
-            let nothing = pending.live == 0 && pending.backlog == 0;
+            let nothing = !self.delivery.has_work(now, pending);
             if !self.client.is_connected() {
                 let change = self.delivery.closed(now);
                 self.announce(change);
@@ -141,10 +140,11 @@ impl Shell {
     /// Takes a frame from the lane, or from the other if that one has just run dry.
     async fn serve(&mut self, lane: Lane) {
         let mut lane = lane;
-        let mut frame = self.world.spool.next(NAME, lane).await;
+        let signals = self.delivery.signals();
+        let mut frame = self.world.spool.next(NAME, lane, signals).await;
         if frame.is_none() && lane == Lane::Live {
             lane = Lane::Backlog;
-            frame = self.world.spool.next(NAME, lane).await;
+            frame = self.world.spool.next(NAME, lane, signals).await;
         }
         match frame {
             Some(frame) => self.deliver(frame, lane).await,
@@ -155,7 +155,8 @@ impl Shell {
 
     async fn deliver(&mut self, frame: Frame, lane: Lane) {
         let bytes = frame.batch.body.len();
-        self.delivery.took(self.now(), lane, bytes);
+        let signal = frame.batch.signal;
+        self.delivery.took(self.now(), lane, signal, bytes);
         let stop = self.world.stop.now.clone();
         let verdict = tokio::select! {
             verdict = self.client.send(&frame) => verdict,
@@ -177,7 +178,10 @@ impl Shell {
                 Outcome::Condemned(reason.clone())
             }
             // The client has split what can be split.
-            Verdict::Retry { .. } | Verdict::Hold { .. } | Verdict::Split => Outcome::Returned,
+            Verdict::Retry { .. }
+            | Verdict::Hold { .. }
+            | Verdict::Refuse { .. }
+            | Verdict::Split => Outcome::Returned,
         };
         self.world.spool.settle(NAME, frame.id, outcome);
         let connected = self.client.is_connected();
@@ -185,7 +189,7 @@ impl Shell {
         let now = self.now();
         let change = self
             .delivery
-            .settled(now, &verdict, items, bytes, connected);
+            .settled(now, signal, &verdict, items, bytes, connected);
         self.announce(change);
     }
 
@@ -221,6 +225,15 @@ impl Shell {
             Change::Held { reason } => {
                 log::warn!("uplink otlp: held: {reason}; data is kept until then");
                 false
+            }
+            Change::SignalHeld { signal, reason } => {
+                let signal = signal.as_str();
+                log::warn!("uplink otlp: {signal} are held, the rest goes on: {reason}");
+                return self.publish();
+            }
+            Change::SignalTaken { signal } => {
+                log::info!("uplink otlp: {} are taken again", signal.as_str());
+                return self.publish();
             }
         };
         self.world.spool.link(NAME, up);

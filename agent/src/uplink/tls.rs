@@ -1,7 +1,10 @@
 //! What TLS trusts and shows, as a rustls client configuration.
 //!
-//! Files are read at each connection attempt, so rotating a certificate needs
-//! no restart and no reload. Nothing here can switch verification off.
+//! Files are looked at for each connection attempt and read again if they have
+//! changed, so rotating a certificate needs no restart and no reload. Meanwhile
+//! the configuration is kept: the system's roots alone take hundreds of files to
+//! read, and with it TLS sessions are resumed, which spares a metered link the
+//! certificates. Nothing here can switch verification off.
 //!
 //! Certificates are judged by a time that is never before the day this program
 //! was built: a gateway without a clock battery wakes in 1970, where every
@@ -13,7 +16,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -109,10 +113,87 @@ pub enum TlsError {
     },
 }
 
-/// Reads the files that `tls` names and makes a configuration of them.
+/// Configurations that were made last, one for each uplink at most.
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+/// As many as there are uplinks.
+const MAX_KEPT: usize = 2;
+
+/// Read again after this long in any case: not every store of roots has a stamp that tells.
+const MAX_AGE_NS: u64 = 86_400 * 1_000_000_000;
+
+/// Sessions remembered per configuration; an uplink has one server.
+const SESSIONS: usize = 2;
+
+/// Where distributions keep their roots.
+const SYSTEM_ROOTS: [&str; 6] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
+
+/// When each file was changed, and its length.
+type FileStamps = Vec<Option<(SystemTime, u64)>>;
+
+struct Kept {
+    tls: Tls,
+    stamps: FileStamps,
+    /// By the clock that counts suspend, too.
+    made_ns: u64,
+    config: Arc<ClientConfig>,
+}
+
+/// The configuration for the files that `tls` names, as they are now.
 ///
 /// Blocks for as long as the files take to read: local flash, milliseconds.
 pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
+    // Before reading: a change in between is seen the next time.
+    let stamps = stamps(tls);
+    let now_ns = Clock::new(ClockTrust::Always).boot_ns();
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = |kept: &&Kept| {
+        kept.tls == *tls
+            && kept.stamps == stamps
+            && now_ns.saturating_sub(kept.made_ns) < MAX_AGE_NS
+    };
+    if let Some(found) = kept.iter().find(fresh) {
+        return Ok(Arc::clone(&found.config));
+    }
+    kept.retain(|kept| kept.tls != *tls);
+    let config = read_config(tls)?;
+    if kept.len() >= MAX_KEPT {
+        kept.remove(0);
+    }
+    kept.push(Kept {
+        tls: tls.clone(),
+        stamps,
+        made_ns: now_ns,
+        config: Arc::clone(&config),
+    });
+    Ok(config)
+}
+
+fn stamps(tls: &Tls) -> FileStamps {
+    let stamp = |path: &Path| {
+        let about = std::fs::metadata(path).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    };
+    let own = [&tls.ca_file, &tls.cert_file, &tls.key_file];
+    let mut stamps: FileStamps = own.into_iter().flatten().map(|path| stamp(path)).collect();
+    if tls.ca_file.is_none() {
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+        let named = named.into_iter().filter_map(std::env::var_os);
+        stamps.extend(named.map(|path| stamp(Path::new(&path))));
+        stamps.extend(SYSTEM_ROOTS.map(|path| stamp(Path::new(path))));
+    }
+    stamps
+}
+
+/// Reads the files and makes a configuration of them.
+fn read_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_details(provider, Arc::new(FlooredTime))
         .with_safe_default_protocol_versions()
@@ -135,8 +216,7 @@ pub fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
         (Some(only), None) => return Err(half(only, "key_file")),
         (None, Some(only)) => return Err(half(only, "cert_file")),
     };
-    // Each attempt makes a new configuration, so a kept ticket would never be used.
-    config.resumption = Resumption::disabled();
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Arc::new(config))
 }
 
@@ -477,5 +557,30 @@ mod tests {
             read("CA file", &huge),
             Err(TlsError::BadPem { .. })
         ));
+    }
+
+    #[test]
+    fn a_configuration_is_kept_until_one_of_its_files_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let write = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            std::fs::write(&path, made.cert.pem()).unwrap();
+        };
+        write("short");
+        let tls = Tls {
+            ca_file: Some(path.clone()),
+            ..Tls::default()
+        };
+        // Other tests use the places, too, and may push ours out in between.
+        let again = || Arc::ptr_eq(&client_config(&tls).unwrap(), &client_config(&tls).unwrap());
+        assert!((0..100).any(|_| again()), "kept");
+        let stamped = stamps(&tls);
+        let first = client_config(&tls).unwrap();
+        write("a-longer-name.example.org");
+        assert_ne!(stamps(&tls), stamped);
+        assert!(!Arc::ptr_eq(&first, &client_config(&tls).unwrap()));
+        std::fs::remove_file(&path).unwrap();
+        client_config(&tls).unwrap_err();
     }
 }

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span as _, Status};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -16,10 +15,11 @@ use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
 use crate::config::UplinkName;
-use crate::frame::{Frame, FrameId};
+use crate::frame::{Frame, FrameId, Signal, Signals, Stamp};
 use crate::spool::{Lane, Outcome, Pending, Spool};
 use crate::status::UplinkStatus;
 use crate::trace;
+use crate::uplink::attempts::Attempts;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
 use crate::uplink::dial::Wire;
 
@@ -30,7 +30,7 @@ const DRY: Duration = Duration::from_millis(250);
 /// What the uplink wants of the spool.
 pub(super) trait Store: Send + Sync + 'static {
     /// See [`Spool::next`].
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send;
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send;
     /// See [`Spool::settle`].
     fn settle(&self, id: FrameId, outcome: Outcome);
     /// See [`Spool::link`].
@@ -40,8 +40,8 @@ pub(super) trait Store: Send + Sync + 'static {
 }
 
 impl Store for Spool {
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send {
-        Spool::next(self, UplinkName::Mqtt, lane)
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send {
+        Spool::next(self, UplinkName::Mqtt, lane, signals)
     }
 
     fn settle(&self, id: FrameId, outcome: Outcome) {
@@ -56,9 +56,6 @@ impl Store for Spool {
         Spool::pending(self, UplinkName::Mqtt)
     }
 }
-
-/// The span of a connection attempt.
-type Span = opentelemetry_sdk::trace::Span;
 
 /// All that outlives a connection.
 pub(super) struct Feed<S> {
@@ -76,11 +73,14 @@ pub(super) struct Feed<S> {
     cut: VecDeque<Piece>,
     wire: Arc<Wire>,
     status: watch::Sender<UplinkStatus>,
-    span: Option<Span>,
+    attempts: Attempts,
+    /// The attempt that is under way began then.
+    began: Option<Stamp>,
 }
 
 struct Flight {
     id: FrameId,
+    signal: Signal,
     items: u32,
     bytes: usize,
     /// Pieces without a verdict.
@@ -96,6 +96,7 @@ impl<S: Store> Feed<S> {
         delivery: Delivery,
         wire: Arc<Wire>,
         status: watch::Sender<UplinkStatus>,
+        attempts: Attempts,
     ) -> Self {
         Self {
             pending: store.pending(),
@@ -109,7 +110,8 @@ impl<S: Store> Feed<S> {
             cut: VecDeque::new(),
             wire,
             status,
-            span: None,
+            attempts,
+            began: None,
         }
     }
 
@@ -122,8 +124,8 @@ impl<S: Store> Feed<S> {
     }
 
     /// An attempt begins.
-    pub(super) fn attempt(&mut self, span: Span) {
-        self.span = Some(span);
+    pub(super) fn attempt(&mut self) {
+        self.began = Some(self.clock.now());
         self.show();
     }
 
@@ -147,12 +149,10 @@ impl<S: Store> Feed<S> {
         self.cut.clear();
         self.dry = false;
         let mut attempt = None;
-        if let Some(mut span) = self.span.take() {
-            attempt = Some(span.span_context().clone());
-            if end.reaction != Reaction::Finished {
-                span.set_status(Status::error(end.text.clone()));
-            }
-            self.end(span);
+        if let Some(began) = self.began.take()
+            && end.reaction != Reaction::Finished
+        {
+            attempt = self.attempts.ended(began, Some(&end.text));
         }
         let now = self.clock.boot_ns();
         let change = match end.reaction {
@@ -178,13 +178,8 @@ impl<S: Store> Feed<S> {
         self.show();
     }
 
-    fn end(&self, mut span: Span) {
-        let now = Duration::from_nanos(self.clock.now().unix_ns);
-        span.end_with_timestamp(std::time::UNIX_EPOCH + now);
-    }
-
     /// Settles a frame once all its pieces are, or at once when it is to come again.
-    fn finish(&mut self, at: usize, again: Option<String>) {
+    fn finish(&mut self, at: usize, again: Option<delivery::Verdict>) {
         let open = self.flight.get(at).map_or(0, |flight| flight.open);
         if again.is_none() && open > 0 {
             return;
@@ -194,10 +189,7 @@ impl<S: Store> Feed<S> {
         self.cut.retain(|piece| piece.frame.id != id);
         self.sent.retain(|piece| piece.frame.id != id);
         let (outcome, verdict) = match (again, flight.lost) {
-            (Some(why), _) => (
-                Outcome::Returned,
-                delivery::Verdict::Retry { after: None, why },
-            ),
+            (Some(verdict), _) => (Outcome::Returned, verdict),
             (None, Some(reason)) => (
                 Outcome::Condemned(reason.clone()),
                 delivery::Verdict::Condemn { reason },
@@ -210,7 +202,10 @@ impl<S: Store> Feed<S> {
         self.store.settle(id, outcome);
         let now = self.clock.boot_ns();
         let (items, bytes) = (flight.items, flight.bytes);
-        let change = self.delivery.settled(now, &verdict, items, bytes, true);
+        let signal = flight.signal;
+        let change = self
+            .delivery
+            .settled(now, signal, &verdict, items, bytes, true);
         self.tell(change);
     }
 
@@ -225,6 +220,13 @@ impl<S: Store> Feed<S> {
             Some(Change::Down { why }) => log::warn!("uplink mqtt: down: {why}"),
             Some(Change::Held { reason }) => {
                 log::error!("uplink mqtt: holding all data: {reason}");
+            }
+            Some(Change::SignalHeld { signal, reason }) => {
+                let signal = signal.as_str();
+                log::error!("uplink mqtt: {signal} are held, the rest goes on: {reason}");
+            }
+            Some(Change::SignalTaken { signal }) => {
+                log::info!("uplink mqtt: {} are taken again", signal.as_str());
             }
         }
         self.show();
@@ -245,8 +247,8 @@ impl<S: Store> Feed<S> {
 
 impl<S: Store> Frames for Feed<S> {
     fn online(&mut self) {
-        if let Some(span) = self.span.take() {
-            self.end(span);
+        if let Some(began) = self.began.take() {
+            self.attempts.ended(began, None);
         }
         self.store.link(true);
         let now = self.clock.boot_ns();
@@ -299,20 +301,22 @@ impl<S: Store> Frames for Feed<S> {
             for either in [Lane::Live, Lane::Backlog] {
                 if frame.is_none() {
                     lane = either;
-                    frame = self.store.next(lane).await;
+                    frame = self.store.next(lane, self.delivery.free()).await;
                 }
             }
         } else {
-            frame = self.store.next(lane).await;
+            frame = self.store.next(lane, self.delivery.signals()).await;
         }
         let Some(frame) = frame else {
             self.dry = true;
             return None;
         };
         let bytes = frame.batch.body.len();
-        self.delivery.took(self.clock.boot_ns(), lane, bytes);
+        let now = self.clock.boot_ns();
+        self.delivery.took(now, lane, frame.batch.signal, bytes);
         self.flight.push(Flight {
             id: frame.id,
+            signal: frame.batch.signal,
             items: frame.batch.items,
             bytes,
             open: 1,
@@ -349,7 +353,14 @@ impl<S: Store> Frames for Feed<S> {
         };
         flight.open = flight.open.saturating_sub(1);
         match verdict {
-            Verdict::Again(why) => self.finish(at, Some(why)),
+            Verdict::Again(why) => {
+                let again = delivery::Verdict::Retry { after: None, why };
+                self.finish(at, Some(again));
+            }
+            Verdict::Refused(reason) => {
+                let refused = delivery::Verdict::Refuse { reason };
+                self.finish(at, Some(refused));
+            }
             Verdict::Condemned(reason) | Verdict::TooLarge(reason) => {
                 log::warn!("uplink mqtt: gave up {id}: {reason}");
                 flight.lost = Some(reason);

@@ -34,9 +34,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
-use opentelemetry::trace::SpanKind;
 use tokio::sync::watch;
 
+use super::attempts::Attempts;
 use super::delivery::{Delivery, Step};
 use super::dial::{DialErrorKind, Dialer, Stream, Wire};
 use super::{Stop, Uplink, World};
@@ -44,7 +44,7 @@ use crate::clock::Clock;
 use crate::config::MqttUplink;
 use crate::frame::Stamp;
 use crate::status::UplinkStatus;
-use crate::trace::{Tracer, routine};
+use crate::trace::Tracer;
 
 mod feed;
 mod link;
@@ -123,7 +123,19 @@ fn spawn_on<S: Store>(config: MqttUplink, world: Parts, store: S) -> Uplink {
     });
     let plan = plan(&config, &world.device_id);
     let clock = world.clock.clone();
-    let feed = Feed::new(store, clock, delivery, Arc::clone(&dialer.wire), sender);
+    let attempts = Attempts::new(
+        world.tracer.clone(),
+        clock.clone(),
+        "connect mqtt",
+        [
+            KeyValue::new("server.address", config.host.clone()),
+            KeyValue::new("server.port", i64::from(config.port)),
+            KeyValue::new("network.protocol.name", "mqtt"),
+            KeyValue::new("network.protocol.version", "5"),
+        ],
+    );
+    let wire = Arc::clone(&dialer.wire);
+    let feed = Feed::new(store, clock, delivery, wire, sender, attempts);
     let uplink = Mqtt {
         config,
         plan,
@@ -222,17 +234,7 @@ impl Mqtt {
 
     /// One attempt, and the connection that comes of it.
     async fn connect<S: Store>(&mut self, feed: &mut Feed<S>) -> Reaction {
-        let span = routine("connect mqtt", SpanKind::Client)
-            .with_start_time(std::time::UNIX_EPOCH + since_1970(self.world.clock.now()))
-            .with_attributes([
-                KeyValue::new(crate::trace::ROUTINE, true),
-                KeyValue::new("server.address", self.config.host.clone()),
-                KeyValue::new("server.port", i64::from(self.config.port)),
-                KeyValue::new("network.protocol.name", "mqtt"),
-                KeyValue::new("network.protocol.version", "5"),
-            ])
-            .start(&self.world.tracer);
-        feed.attempt(span);
+        feed.attempt();
         let end = match self.dial().await {
             Ok((stream, attempt)) => {
                 let stop = &self.world.stop;
@@ -331,10 +333,6 @@ fn states(device_id: &str, now: Stamp) -> States {
         offline: Bytes::from(offline.to_string()),
         stopped: payload("stopped"),
     }
-}
-
-fn since_1970(stamp: Stamp) -> Duration {
-    Duration::from_nanos(stamp.unix_ns)
 }
 
 /// `2026-11-21T04:05:06Z`. Years run from March here, so that the leap day is a year's last.

@@ -21,7 +21,7 @@ use super::feed::Store;
 use super::{rfc3339, spawn_on};
 use crate::clock::{Clock, ClockTrust};
 use crate::config::{Delivery, MqttUplink, Tls};
-use crate::frame::{Frame, FrameId};
+use crate::frame::{Frame, FrameId, Signal, Signals};
 use crate::spool::{Lane, Outcome, Pending};
 use crate::uplink::mqtt::script::{frame, frame_of_points};
 use crate::uplink::{Stop, Uplink};
@@ -63,10 +63,14 @@ impl Memory {
     fn change<T>(&self, what: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.0.queue.lock().expect("not poisoned");
         let out = what(&mut queue);
-        let pending = Pending {
+        let mut pending = Pending {
             live: queue.waiting.len() as u64,
             ..Pending::default()
         };
+        for (signal, part) in Signal::ALL.into_iter().zip(&mut pending.signals) {
+            let of_it = |frame: &&Frame| frame.batch.signal == signal;
+            part.live = queue.waiting.iter().filter(of_it).count() as u64;
+        }
         self.0.pending.send_replace(pending);
         out
     }
@@ -77,9 +81,11 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn next(&self, lane: Lane) -> impl Future<Output = Option<Frame>> + Send {
+    fn next(&self, lane: Lane, signals: Signals) -> impl Future<Output = Option<Frame>> + Send {
         let frame = self.change(|queue| {
-            let frame = (lane == Lane::Live).then(|| queue.waiting.pop_front())??;
+            let mut waiting = queue.waiting.iter();
+            let at = waiting.position(|frame| signals.contains(frame.batch.signal));
+            let frame = queue.waiting.remove(at.filter(|_| lane == Lane::Live)?)?;
             queue.flight.insert(frame.id, frame.clone());
             Some(frame)
         });
@@ -128,15 +134,13 @@ struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// `None`: not installed.
-    async fn start(settings: &str) -> Option<Self> {
+    /// Without mosquitto a test fails: one that passes would prove nothing.
+    async fn start(settings: &str) -> Self {
         let binary = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
             .find(|path| Path::new(path).exists());
-        let Some(binary) = binary else {
-            eprintln!("mosquitto is not installed: nothing proven here");
-            return None;
-        };
+        let binary = binary
+            .expect("mosquitto is not installed: install mosquitto, or run tests/run, which does");
         let port = free_port().await;
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("mosquitto.conf");
@@ -176,7 +180,7 @@ impl Mosquitto {
             TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
-        Some(broker)
+        broker
     }
 
     /// A subscriber that prints `format` per message and ends after `count` of them.
@@ -367,9 +371,7 @@ fn some(from: u64, count: u64) -> impl Iterator<Item = Frame> {
 
 #[tokio::test]
 async fn what_arrives_at_a_subscriber_is_what_was_promised() {
-    let Some(broker) = Mosquitto::start("allow_anonymous true").await else {
-        return;
-    };
+    let broker = Mosquitto::start("allow_anonymous true").await;
     let telemetry = broker
         .listen("sonde/+/telemetry/#", "%t|%r|%q|%C|%E|%P|%p", 3)
         .await;
@@ -411,9 +413,7 @@ async fn what_arrives_at_a_subscriber_is_what_was_promised() {
 
 #[tokio::test]
 async fn an_agent_that_vanishes_leaves_its_last_will() {
-    let Some(broker) = Mosquitto::start("allow_anonymous true").await else {
-        return;
-    };
+    let broker = Mosquitto::start("allow_anonymous true").await;
     let running = start(config(broker.port), &Memory::of([]));
     running.until_state("up").await;
     let states = broker.listen("sonde/+/state", "%r %p", 2).await;
@@ -426,9 +426,7 @@ async fn an_agent_that_vanishes_leaves_its_last_will() {
 
 #[tokio::test]
 async fn nothing_is_lost_over_cuts_and_black_holes() {
-    let Some(broker) = Mosquitto::start("allow_anonymous true").await else {
-        return;
-    };
+    let broker = Mosquitto::start("allow_anonymous true").await;
     let cable = Cable::to(broker.port).await;
     let everything = broker.listen("sonde/+/telemetry/#", "%P", 100_000).await;
     let memory = Memory::of(some(1, 400));
@@ -473,9 +471,7 @@ async fn nothing_is_lost_over_cuts_and_black_holes() {
 #[tokio::test]
 async fn wrong_credentials_hold_the_data_until_the_file_is_right() {
     let settings = "allow_anonymous false\npassword_file DIR/passwords";
-    let Some(broker) = Mosquitto::start(settings).await else {
-        return;
-    };
+    let broker = Mosquitto::start(settings).await;
     let secret: PathBuf = broker.dir.path().join("secret");
     let mut config = config(broker.port);
     config.username = Some("gw".to_owned());
@@ -517,9 +513,7 @@ async fn wrong_credentials_hold_the_data_until_the_file_is_right() {
 #[tokio::test]
 async fn a_message_over_mosquittos_limit_is_condemned_alone() {
     let settings = "allow_anonymous true\nmessage_size_limit 1000";
-    let Some(broker) = Mosquitto::start(settings).await else {
-        return;
-    };
+    let broker = Mosquitto::start(settings).await;
     let memory = Memory::of([
         frame(1, &[7; 5000]),
         frame(2, b"small"),
@@ -539,9 +533,7 @@ async fn a_message_over_mosquittos_limit_is_condemned_alone() {
 #[tokio::test]
 async fn an_announced_packet_size_is_respected_before_sending() {
     let settings = "allow_anonymous true\nmax_packet_size 2000";
-    let Some(broker) = Mosquitto::start(settings).await else {
-        return;
-    };
+    let broker = Mosquitto::start(settings).await;
     let memory = Memory::of([frame(1, &[7; 5000]), frame(2, b"small")]);
     let running = start(config(broker.port), &memory);
     until("settled", async || memory.delivered() == 1).await;
@@ -555,9 +547,7 @@ async fn an_announced_packet_size_is_respected_before_sending() {
 async fn a_batch_over_the_brokers_limits_arrives_in_pieces() {
     for limit in ["message_size_limit 3000", "max_packet_size 3000"] {
         let settings = format!("allow_anonymous true\n{limit}");
-        let Some(broker) = Mosquitto::start(&settings).await else {
-            return;
-        };
+        let broker = Mosquitto::start(&settings).await;
         let subscriber = broker.listen("sonde/+/telemetry/#", "%P", 100_000).await;
         let large = frame_of_points(1, 1000);
         assert!(large.batch.body.len() > 6000, "{}", large.batch.body.len());
@@ -576,9 +566,7 @@ async fn a_batch_over_the_brokers_limits_arrives_in_pieces() {
 #[tokio::test]
 async fn a_topic_the_broker_does_not_allow_loses_nothing() {
     let settings = "allow_anonymous true\nacl_file DIR/acl";
-    let Some(broker) = Mosquitto::start(settings).await else {
-        return;
-    };
+    let broker = Mosquitto::start(settings).await;
     let memory = Memory::of(some(1, 5));
     let running = start(config(broker.port), &memory);
     running.until_state("open").await;
@@ -588,14 +576,63 @@ async fn a_topic_the_broker_does_not_allow_loses_nothing() {
             .is_some_and(|why| why.contains("not authorized")),
         "{why:?}"
     );
-    let (kept, lost) = memory.change(|queue| (queue.waiting.len(), queue.condemned.len()));
-    assert_eq!((kept, lost, memory.delivered()), (5, 0, 0));
+    // Those that were on their way are refused one by one.
+    let kept = async || memory.change(|queue| queue.waiting.len()) == 5;
+    until("all came back", kept).await;
+    let lost = memory.change(|queue| queue.condemned.len());
+    assert_eq!((lost, memory.delivered()), (0, 0));
 
     std::fs::write(broker.dir.path().join("acl"), "topic readwrite #\n").expect("written");
     let reload = rustix::process::Pid::from_child(&broker.child);
     rustix::process::kill_process(reload, rustix::process::Signal::HUP).expect("alive");
     until("delivered", async || memory.delivered() == 5).await;
     running.finish().await;
+}
+
+#[tokio::test]
+async fn a_topic_the_broker_does_not_allow_holds_only_its_signal() {
+    let settings = "allow_anonymous true\nacl_file DIR/acl";
+    let broker = Mosquitto::start(settings).await;
+    let acl = broker.dir.path().join("acl");
+    let reload = || {
+        let pid = rustix::process::Pid::from_child(&broker.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("alive");
+    };
+    let rules = "topic write sonde/+/state\ntopic write sonde/+/telemetry/metrics\n";
+    std::fs::write(&acl, rules).expect("written");
+    reload();
+    let logs = some(100, 5).map(|mut frame| {
+        frame.batch.signal = Signal::Logs;
+        frame
+    });
+    let mut metrics = some(1, 20).map(|mut frame| {
+        frame.batch.signal = Signal::Metrics;
+        frame
+    });
+    let memory = Memory::of(logs.chain(metrics.by_ref().take(10)));
+    let mut config = config(broker.port);
+    config.delivery.backoff.1 = Duration::from_secs(2);
+    let running = start(config, &memory);
+    until("metrics pass", async || memory.delivered() == 10).await;
+    memory.add(metrics);
+    until("and go on passing", async || memory.delivered() == 20).await;
+    let mut status = running.uplink.status.clone();
+    let held =
+        |status: &crate::status::UplinkStatus| status.state == "up" && status.held.len() == 1;
+    let status = timeout(PATIENCE, status.wait_for(held)).await;
+    let status = status.expect("in time").expect("runs").clone();
+    assert_eq!(status.held[0].signal, "logs");
+    assert!(
+        status.held[0].reason.contains("not authorized"),
+        "{status:?}"
+    );
+    assert_eq!(status.connections, 1, "the connection stays");
+
+    std::fs::write(&acl, "topic readwrite #\n").expect("written");
+    reload();
+    until("logs pass at a probe", async || memory.delivered() == 25).await;
+    running.finish().await;
+    assert_eq!(memory.change(|queue| queue.condemned.len()), 0);
 }
 
 #[tokio::test]
@@ -613,9 +650,7 @@ async fn nobody_listening_is_waited_for_and_ended_at_once_when_asked() {
 #[tokio::test]
 async fn tls_is_spoken_and_a_wrong_name_is_said_before_anything_is_sent() {
     let settings = "allow_anonymous true\ncertfile DIR/server.pem\nkeyfile DIR/server.key";
-    let Some(broker) = Mosquitto::start(settings).await else {
-        return;
-    };
+    let broker = Mosquitto::start(settings).await;
     let ca_file = Some(broker.dir.path().join("server.pem"));
     let tls = |host: &str| MqttUplink {
         host: host.to_owned(),

@@ -102,6 +102,8 @@ pub(super) enum Verdict {
     Condemned(String),
     /// Not now: wait, then again.
     Again(String),
+    /// Not on this topic until somebody changes something.
+    Refused(String),
 }
 
 /// What a packet changed.
@@ -417,14 +419,12 @@ impl<'a> Session<'a> {
             Answer::TooLarge => Verdict::TooLarge(refused("the broker refused the message")),
             Answer::Condemned => Verdict::Condemned(refused("the broker refused the message")),
             Answer::Again => Verdict::Again(refused("the broker put the message off")),
-            Answer::Hold => {
-                return Err(End::hold(reason::sentence(
-                    "the broker refused to take telemetry",
-                    code,
-                    words,
-                    "check its access rules for this client and uplink.mqtt.topic_prefix",
-                )));
-            }
+            Answer::Hold => Verdict::Refused(reason::sentence(
+                "the broker refused to take a message",
+                code,
+                words,
+                "check its access rules for this client and uplink.mqtt.topic_prefix",
+            )),
         };
         Ok(Some(Change::Settled(id, verdict)))
     }

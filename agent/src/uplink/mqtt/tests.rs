@@ -269,9 +269,9 @@ async fn reason_codes_decide_what_becomes_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_that_is_not_allowed_holds_everything_and_loses_nothing() {
+async fn a_topic_that_is_not_allowed_refuses_its_messages_and_keeps_the_connection() {
     for code in [PubAckReason::NotAuthorized, PubAckReason::TopicNameInvalid] {
-        let script = async |mut broker: Broker, _| {
+        let script = async |mut broker: Broker, stop: Stop| {
             broker.welcome(None).await;
             let pkid = broker.hear_publish().await.pkid;
             let refused = PubAck {
@@ -279,12 +279,16 @@ async fn a_topic_that_is_not_allowed_holds_everything_and_loses_nothing() {
                 ..PubAck::new(pkid, None)
             };
             broker.say(Packet::PubAck(refused)).await;
-            while broker.hear().await.is_some() {}
+            stop.finish.cancel();
+            let last = broker.hear_publish().await;
+            broker.ack(last.pkid).await;
         };
-        let (end, queue) = meet(plan(), attempt(), frames(2), script).await;
-        assert_eq!(end.reaction, Reaction::Hold, "{}", end.text);
-        assert_eq!(queue.settled, []);
-        assert!(end.text.contains("topic_prefix"), "{}", end.text);
+        let (end, queue) = meet(plan(), attempt(), frames(1), script).await;
+        assert_eq!(end.reaction, Reaction::Finished, "{}", end.text);
+        let [(1, Verdict::Refused(why))] = &queue.settled[..] else {
+            panic!("{:?}", queue.settled);
+        };
+        assert!(why.contains("topic_prefix"), "{why}");
     }
 }
 
