@@ -20,6 +20,10 @@ use tokio::sync::watch;
 
 const TICKS: u64 = 30;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "one thread, nothing else to do: it waits for the second to pass"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock = Clock::new(ClockTrust::Always);
     let registry = Registry::default();
