@@ -10,17 +10,20 @@
 //!     1: Resource { 1: KeyValue… }
 //!     2: ScopeMetrics { 1: Scope { 1: name, 2: version }
 //!         2: Metric { 1: name, 3: unit, 5: Gauge | 7: Sum {
-//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 4: double | 6: int, 3: time }
+//!             1: NumberDataPoint { 7: KeyValue…, 2: start, 3: time, 4: double | 6: int }
 //!             Sum only: 2: temporality, 3: monotonic } } }
 //!     3: schema_url } }
 //! ```
 //!
 //! OTLP repeats attributes and times at every point, so what counts is what
-//! gzip finds. Points go series by series and their fields stand in the order
-//! that makes the longest repeats: attributes, start time and (while it does
-//! not change) value are one repeat of the point before, the time is one of
-//! the series before. Other orders (tick by tick, time first) were measured
-//! and differ by less than 3 %.
+//! gzip finds. Points go series by series, their fields as attributes, start,
+//! time, value, so that one repeat reaches from the end of a value into the
+//! time of the next point. Metrics whose series have attributes of the same
+//! lengths stand side by side: network bytes, errors and drops; disk bytes and
+//! operations; all that have none.
+//! The times come from the recorder with zeros at the low end, see there.
+//! Other orders (tick by tick, value or time first) were measured on a real
+//! host: none is better by 1 %, some are worse by 8 %.
 //! Descriptions stay at home, in `docs/GAUGES.md`: a metered link would pay
 //! for them with every batch.
 
@@ -187,10 +190,13 @@ fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
             (series, Column { attributes, points })
         })
         .collect();
-    columns.sort_by(|(a, _), (b, _)| a.gauge.name.cmp(&b.gauge.name));
-    let metrics: Vec<&mut [(&Series, Column<_>)]> = columns
-        .chunk_by_mut(|(a, _), (b, _)| Arc::ptr_eq(&a.gauge, &b.gauge))
+    columns.sort_by(|(a, one), (b, other)| {
+        (&a.gauge.name, &one.attributes).cmp(&(&b.gauge.name, &other.attributes))
+    });
+    let mut metrics: Vec<&[(&Series, Column<_>)]> = columns
+        .chunk_by(|(a, _), (b, _)| Arc::ptr_eq(&a.gauge, &b.gauge))
         .collect();
+    metrics.sort_by(|a, b| attribute_lengths(a).cmp(attribute_lengths(b)));
 
     let sizes: Vec<(usize, usize)> = metrics.iter().map(|metric| metric_size(metric)).collect();
     let scope_metrics = field_size(to.scope.len())
@@ -225,6 +231,11 @@ fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
     string(&mut to.chunk, 3, SCHEMA_URL);
 }
 
+/// What a metric's neighbours are chosen by: points that are alike are as long.
+fn attribute_lengths<P>(metric: &[(&Series, Column<P>)]) -> impl Iterator<Item = usize> {
+    metric.iter().map(|(_, column)| column.attributes.len())
+}
+
 fn write_points<P: Iterator<Item = Point> + Clone>(
     to: &mut Encoder,
     metric: &[(&Series, Column<P>)],
@@ -243,11 +254,11 @@ fn write_point(out: &mut Vec<u8>, attributes: &[u8], point: &Point) {
     if point.start_ns != 0 {
         fixed(out, 2, point.start_ns);
     }
+    fixed(out, 3, point.unix_ns);
     match point.value {
         Value::Float(value) => fixed(out, 4, value.to_bits()),
         Value::Int(value) => fixed(out, 6, value.cast_unsigned()),
     }
-    fixed(out, 3, point.unix_ns);
 }
 
 fn point_size(attributes: usize, point: &Point) -> usize {
@@ -353,6 +364,9 @@ mod tests {
 
     const S: u64 = 1_000_000_000;
 
+    /// Gzipped bytes a point of the mix below, and 3 % of room.
+    const BOUND: f64 = 5.2;
+
     fn at(tick: u64) -> Stamp {
         Stamp {
             unix_ns: 1_700_000_000 * S + tick * S,
@@ -426,7 +440,8 @@ mod tests {
             assert_eq!(sum.data_points.len(), 3000);
             let mut seen = 0;
             for point in &sum.data_points {
-                let tick = (point.time_unix_nano - at(0).unix_ns) / S;
+                // Rounded down by less than 2^24 ns.
+                let tick = (point.time_unix_nano + (1 << 24) - at(0).unix_ns) / S;
                 let wanted = i64::try_from(tick).unwrap();
                 match point.attributes[0]
                     .value
@@ -442,7 +457,8 @@ mod tests {
                     any_value::Value::StringValue(direction) => {
                         assert_eq!(direction, "read");
                         assert_eq!(point.value, Some(number_data_point::Value::AsInt(wanted)));
-                        assert_eq!(point.start_time_unix_nano, at(0).unix_ns - at(0).boot_ns);
+                        let boot = at(0).unix_ns - at(0).boot_ns;
+                        assert_eq!(point.start_time_unix_nano, boot >> 24 << 24);
                         seen += 1;
                     }
                     other => panic!("{other:?}"),
@@ -463,6 +479,66 @@ mod tests {
                     .all(|p| p.start_time_unix_nano == 0 && p.attributes.is_empty())
             );
         }
+    }
+
+    /// Thirty ticks of a made-up gateway: idle gauges, counters and noisy ones.
+    #[test]
+    fn a_batch_of_a_usual_mix_stays_within_its_bytes_a_point() {
+        let registry = Registry::default();
+        let mut series = Vec::new();
+        for mode in ["user", "nice", "system", "idle", "iowait"] {
+            let attributes = [("cpu.mode", text(mode))];
+            series.push((registry.series(&table::CPU_TIME, &attributes).unwrap(), 9));
+            let share = registry.series(&table::CPU_UTILIZATION, &attributes);
+            series.push((share.unwrap(), 300));
+        }
+        for gauge in [
+            &table::NETWORK_IO,
+            &table::NETWORK_ERRORS,
+            &table::NETWORK_DROPPED,
+        ] {
+            for direction in ["receive", "transmit"] {
+                let attributes = [
+                    ("network.interface.name", text("eth0")),
+                    ("network.io.direction", text(direction)),
+                ];
+                let grows = if gauge.name == "system.network.io" {
+                    4000
+                } else {
+                    1
+                };
+                series.push((registry.series(gauge, &attributes).unwrap(), grows));
+            }
+        }
+        for gauge in [&table::LOAD_1M, &table::LOAD_5M, &table::MEMORY_LIMIT] {
+            series.push((registry.series(gauge, &[]).unwrap(), 1));
+        }
+        let mut recorder = Recorder::new(registry, Duration::from_secs(30), at(0));
+        let mut random = 7_u64;
+        let mut totals = vec![1_000_i64; series.len()];
+        for tick in 0..30 {
+            let mut stamp = at(tick);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            stamp.unix_ns += random % 3_000_000;
+            let readings: Vec<_> = series
+                .iter()
+                .zip(&mut totals)
+                .map(|((id, grows), total)| {
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    *total += i64::try_from((random >> 33) % grows).unwrap();
+                    (*id, Ok(Value::Int(*total)))
+                })
+                .collect();
+            recorder.record(stamp, &readings, None);
+        }
+        let sealed = recorder.sealed().unwrap();
+        let body = Encoder::new(&[], "1").metrics(sealed);
+        let each = body.len() as f64 / sealed.points() as f64;
+        assert!(each < BOUND, "{each:.2} bytes a point");
     }
 
     #[test]

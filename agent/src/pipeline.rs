@@ -516,61 +516,6 @@ pub(crate) mod tests {
         }
     }
 
-    /// What a default gateway's 30 ticks cost on the wire; the clock is real, its seconds are made.
-    #[test]
-    fn thirty_ticks_of_this_machine_fit_the_budget() {
-        let clock = Clock::new(ClockTrust::Always);
-        let registry = Registry::default();
-        let begun = clock.now();
-        let mut recorder = Recorder::new(registry.clone(), Duration::from_secs(30), begun);
-        let (_spool, spool) = watch::channel(SpoolStatus::default());
-        let uplink = |name: &str| crate::status::UplinkStatus {
-            name: name.into(),
-            state: "up".into(),
-            ..crate::status::UplinkStatus::default()
-        };
-        let (up, otlp) = watch::channel(uplink("otlp"));
-        let roster = Roster::default();
-        roster.set([otlp].into_iter());
-        let mut agent = Agent::new(spool, roster);
-        let mut sources = crate::gauge::host_sources(Path::new("/"));
-        let mut figures = Figures::default();
-        let mut readings = Readings::new(registry.clone());
-        for tick in 0..30_u64 {
-            let mut now = clock.now();
-            let second = tick * 1_000_000_000 + tick * 37_123 % 1_000_003;
-            now.unix_ns += second;
-            now.boot_ns += second;
-            readings.clear();
-            for source in &mut sources {
-                source.read(now, &mut readings).unwrap();
-            }
-            up.send_modify(|status| status.wire_sent_bytes += 7000);
-            figures.ticks += 1;
-            figures.points = agent.read(&figures, &mut readings);
-            recorder.record(now, readings.as_slice(), None);
-            // Something must change between ticks, as it does within a real second.
-            let until = clock.boot_ns() + 20_000_000;
-            while clock.boot_ns() < until {
-                std::hint::black_box(vec![0_u8; 4096]);
-            }
-        }
-        let sealed = recorder.sealed().unwrap();
-        assert_eq!(u64::try_from(sealed.points()).unwrap(), figures.points);
-        let identity = Identity::find(&config(Path::new("/")));
-        let body = Encoder::new(&identity.attributes, "0").metrics(sealed);
-        let raw = crate::otlp::gunzip(&body, 1 << 24).unwrap();
-        let each = body.len() as f64 / sealed.points() as f64;
-        println!(
-            "{} series, {} points, {} raw, {} gzipped, {each:.2} bytes a point",
-            registry.len(),
-            sealed.points(),
-            raw.len(),
-            body.len()
-        );
-        assert!(each < 6.0, "{each:.2} bytes a point");
-    }
-
     fn tracer() -> Tracer {
         opentelemetry_sdk::trace::SdkTracerProvider::builder()
             .build()

@@ -6,6 +6,15 @@
 //! its room. A batch is sealed when its first reading is `length` old, when
 //! its body would grow too large, when the wall clock steps, and at the end.
 //!
+//! Times on the wire are rounded down to a power of two: 2^24 ns (16.8 ms) in
+//! a batch whose ticks are all 0.9 s or more apart, else 2^20 ns
+//! (1.05 ms). Reading one tick takes milliseconds anyway, and the digits below
+//! are noise that a metered link would pay for with every point. Two ticks
+//! never get one time unless they came within a millisecond. Starts of sums are
+//! always rounded to the coarser: they must not move between batches, nor lie
+//! after the first point. Boot times, and
+//! the times that a frame is stored under, stay exact.
+//!
 //! Cumulative sums carry the time since which they count: this boot for the
 //! kernel's, this process' start for the agent's own, and the tick before for
 //! a counter that fell (it wrapped, or its driver was loaded again).
@@ -17,6 +26,11 @@ use std::time::Duration;
 use crate::frame::{MAX_BODY, Stamp, TraceContext};
 use crate::gauge::{Attribute, Family, Kind, Missing, Reading, Registry, Series, SeriesId, Value};
 use crate::status::GaugeStatus;
+
+/// Ticks this far apart are stamped to 16.8 ms; a second, and room for a late tick.
+const SPARSE_NS: u64 = 900_000_000;
+const FINE: u32 = 20;
+const COARSE: u32 = 24;
 
 /// Tick contexts that a batch is linked to, as many as the SDK keeps.
 pub const MAX_LINKS: usize = 128;
@@ -75,7 +89,7 @@ pub struct Sealed<'a> {
 pub struct Point {
     /// Position of its tick in the batch.
     pub tick: usize,
-    /// Wall time of its tick.
+    /// Wall time of its tick, rounded down to the batch's resolution.
     pub unix_ns: u64,
     /// Wall time since which a sum counts; 0 for gauges.
     pub start_ns: u64,
@@ -290,6 +304,7 @@ impl<'a> Sealed<'a> {
         self,
     ) -> impl Iterator<Item = (&'a Series, impl Iterator<Item = Point> + Clone + 'a)> {
         let recorder = self.recorder;
+        let mask = u64::MAX << recorder.resolution();
         recorder.columns.iter().flatten().filter_map(move |column| {
             let begin = column
                 .ticks
@@ -311,8 +326,8 @@ impl<'a> Sealed<'a> {
                 };
                 Some(Point {
                     tick: index,
-                    unix_ns: recorder.ticks.get(index)?.unix_ns,
-                    start_ns: recorder.start_of(column, at),
+                    unix_ns: recorder.ticks.get(index)?.unix_ns & mask,
+                    start_ns: recorder.start_of(column, at) & (u64::MAX << COARSE),
                     value,
                 })
             });
@@ -356,6 +371,15 @@ impl<'a> Sealed<'a> {
 }
 
 impl Recorder {
+    /// Bits of a time that are zero. The whole batch decides, so that its halves agree.
+    fn resolution(&self) -> u32 {
+        let sparse = self.ticks.windows(2).all(|pair| match pair {
+            [a, b] => b.boot_ns.saturating_sub(a.boot_ns) >= SPARSE_NS,
+            _ => true,
+        });
+        if sparse { COARSE } else { FINE }
+    }
+
     fn start_of(&self, column: &Column, at: usize) -> u64 {
         let gauge = &column.series.gauge;
         if gauge.kind == Kind::Gauge {
@@ -485,7 +509,9 @@ mod tests {
             .iter()
             .map(|p| p.start_ns)
             .collect();
-        assert_eq!(starts, [boot, boot, at(1).unix_ns, at(1).unix_ns]);
+        let coarse = |unix_ns: u64| unix_ns >> COARSE << COARSE;
+        let fell = coarse(at(1).unix_ns);
+        assert_eq!(starts, [coarse(boot), coarse(boot), fell, fell]);
         assert!(
             points(&recorder, "sonde.load.1m")
                 .iter()
@@ -493,10 +519,7 @@ mod tests {
         );
         recorder.clear();
         recorder.record(at(4), &[(sum, Ok(Value::Int(6)))], None);
-        assert_eq!(
-            points(&recorder, "system.disk.io_time")[0].start_ns,
-            at(1).unix_ns
-        );
+        assert_eq!(points(&recorder, "system.disk.io_time")[0].start_ns, fell);
     }
 
     #[test]
@@ -515,6 +538,28 @@ mod tests {
         stepped.unix_ns += S;
         stepped.boot_ns += S;
         assert!(!recorder.steps_at(stepped));
+    }
+
+    #[test]
+    fn times_are_rounded_down_to_what_the_spacing_of_the_ticks_allows() {
+        let (mut recorder, gauge, _) = setup();
+        for second in 0..3 {
+            recorder.record(at(second), &[(gauge, Ok(Value::Int(1)))], None);
+        }
+        let late = |recorder: &Recorder, bits: u32| {
+            points(recorder, "sonde.load.1m").iter().all(|point| {
+                let tick = recorder.ticks[point.tick].unix_ns;
+                point.unix_ns == tick >> bits << bits
+            })
+        };
+        assert!(late(&recorder, COARSE));
+        let mut soon = at(2);
+        soon.unix_ns += S / 10;
+        soon.boot_ns += S / 10;
+        recorder.record(soon, &[(gauge, Ok(Value::Int(1)))], None);
+        assert!(late(&recorder, FINE) && !late(&recorder, COARSE));
+        let (first, last) = recorder.sealed().unwrap().span();
+        assert_eq!((first, last), (at(0), soon));
     }
 
     #[test]
