@@ -413,6 +413,7 @@ fn link(context: &TraceContext) -> Link {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::status::UplinkStatus;
     use crate::clock::ClockTrust;
     use crate::config::{
         Batching, Device, Durability, Gauges, Logging, Paths, Routes, Sampler as Sampling,
