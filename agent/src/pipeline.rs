@@ -413,12 +413,12 @@ fn link(context: &TraceContext) -> Link {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::status::UplinkStatus;
     use crate::clock::ClockTrust;
     use crate::config::{
         Batching, Device, Durability, Gauges, Logging, Paths, Routes, Sampler as Sampling,
         SpoolLimits, Tracing,
     };
+    use crate::status::UplinkStatus;
     use opentelemetry::trace::TracerProvider as _;
     use std::path::Path;
 
@@ -487,7 +487,9 @@ pub(crate) mod tests {
             ..UplinkStatus::default()
         };
         let (up, otlp) = watch::channel(uplink("otlp"));
-        let mut agent = Agent::new(spool, vec![otlp]);
+        let roster = Roster::default();
+        roster.set([otlp].into_iter());
+        let mut agent = Agent::new(spool, roster);
         let mut sources = crate::gauge::host_sources(Path::new("/"));
         let mut figures = Figures::default();
         let mut readings = Readings::new(registry.clone());
