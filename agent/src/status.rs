@@ -3,7 +3,6 @@
 //!
 //! Each owner publishes its own part through a `tokio::sync::watch` channel;
 //! the door only puts the parts together.
-
 //!
 //! What the figures mean for an operator is judged in one place, [`problems`].
 
@@ -158,6 +157,9 @@ pub struct SpoolStatus {
     pub written_bytes: u64,
     /// fdatasync calls since the start.
     pub syncs: u64,
+    /// The boot time that `oldest_age_s` was true at; 0: unknown.
+    #[serde(skip)]
+    pub as_of_boot_ns: u64,
     /// What recovery found at the start.
     pub recovered_frames: u64,
     /// Damaged stretches that recovery or reading stepped over.
@@ -205,6 +207,9 @@ pub struct UplinkStatus {
     pub state: String,
     /// Seconds in this state.
     pub since_s: f64,
+    /// Seconds since it failed or refused us while nothing has been accepted
+    /// since; absent: not down. Unlike `since_s` an attempt does not restart it.
+    pub down_s: Option<f64>,
     /// Whether frames are held back for it.
     pub required: bool,
     /// Seconds since the last acknowledgement.
@@ -241,6 +246,46 @@ pub struct UplinkStatus {
     pub last_error: Option<String>,
     /// How long ago.
     pub last_error_s: Option<f64>,
+    /// The boot time that the ages above were true at; 0: unknown.
+    #[serde(skip)]
+    pub as_of_boot_ns: u64,
+}
+
+impl SpoolStatus {
+    /// Moves the age on from when the spool published it to `boot_ns`.
+    pub fn aged_to(mut self, boot_ns: u64) -> Self {
+        let later = seconds_later(&mut self.as_of_boot_ns, boot_ns);
+        self.oldest_age_s = self.oldest_age_s.map(|age| age + later);
+        self
+    }
+}
+
+impl UplinkStatus {
+    /// Moves the ages on from when the uplink published them to `boot_ns`. An
+    /// attempt that should have begun by then is due: 0.
+    pub fn aged_to(mut self, boot_ns: u64) -> Self {
+        let later = seconds_later(&mut self.as_of_boot_ns, boot_ns);
+        self.since_s += later;
+        for age in [
+            &mut self.down_s,
+            &mut self.last_ack_s,
+            &mut self.last_error_s,
+        ] {
+            *age = age.map(|age| age + later);
+        }
+        self.next_attempt_s = self.next_attempt_s.map(|left| (left - later).max(0.0));
+        self
+    }
+}
+
+fn seconds_later(as_of_boot_ns: &mut u64, boot_ns: u64) -> f64 {
+    // A status nobody published yet has no age to move.
+    if *as_of_boot_ns == 0 {
+        return 0.0;
+    }
+    let later = boot_ns.saturating_sub(*as_of_boot_ns);
+    *as_of_boot_ns = boot_ns.max(*as_of_boot_ns);
+    later as f64 / 1e9
 }
 
 /// A signal that a server refuses.
@@ -267,4 +312,37 @@ pub struct ConfigStatus {
     pub loaded_unix_ns: u64,
     /// Why the last reload was refused.
     pub reload_error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_move_on_between_publications_and_never_back() {
+        let uplink = UplinkStatus {
+            since_s: 1.0,
+            down_s: Some(2.0),
+            last_ack_s: Some(3.0),
+            next_attempt_s: Some(4.0),
+            as_of_boot_ns: 10_000_000_000,
+            ..UplinkStatus::default()
+        };
+        let later = uplink.clone().aged_to(15_000_000_000);
+        assert_eq!((later.since_s, later.down_s), (6.0, Some(7.0)));
+        assert_eq!((later.last_ack_s, later.last_error_s), (Some(8.0), None));
+        assert_eq!(later.next_attempt_s, Some(0.0));
+        // Twice is once, and a clock read earlier changes nothing.
+        assert_eq!(later.aged_to(15_000_000_000).since_s, 6.0);
+        assert_eq!(uplink.aged_to(1).since_s, 1.0);
+
+        let spool = SpoolStatus {
+            oldest_age_s: Some(1.0),
+            as_of_boot_ns: 10_000_000_000,
+            ..SpoolStatus::default()
+        };
+        assert_eq!(spool.aged_to(12_000_000_000).oldest_age_s, Some(3.0));
+        let unpublished = UplinkStatus::default().aged_to(u64::MAX);
+        assert_eq!(unpublished.since_s, 0.0);
+    }
 }

@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::journal;
 use crate::pipeline::PipelineHandle;
 use crate::status::{
-    AgentStatus, ClockStatus, ConfigStatus, DeviceStatus, SCHEMA, SpoolStatus, Status,
+    AgentStatus, ClockStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA, SpoolStatus, Status,
 };
 use crate::trace::Drops;
 use crate::uplink::Roster;
@@ -78,7 +78,7 @@ impl Board {
         config.reload_error = Some(why);
     }
 
-    fn agent(&self, boot_ns: u64) -> AgentStatus {
+    fn agent(&self, boot_ns: u64, gauges: &[GaugeStatus]) -> AgentStatus {
         let figures = self.pipeline.figures();
         let mut dropped = self.drops.snapshot();
         dropped.extend(journal::dropped());
@@ -86,8 +86,8 @@ impl Board {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: boot_ns.saturating_sub(self.started_boot_ns) / 1_000_000_000,
-            rss_bytes: None,
-            cpu_ms: None,
+            rss_bytes: total(gauges, "process.memory.usage").map(|bytes| bytes as u64),
+            cpu_ms: total(gauges, "process.cpu.time").map(|s| (s * 1000.0) as u64),
             ticks: figures.ticks,
             points: figures.points,
             overruns: figures.overruns,
@@ -102,11 +102,12 @@ impl Snapshot for Board {
             let gauges = self.pipeline.gauges().await;
             let now = self.clock.now();
             let mut uplinks = Vec::new();
-            self.uplinks.each(|uplink| uplinks.push(uplink.clone()));
+            self.uplinks
+                .each(|uplink| uplinks.push(uplink.clone().aged_to(now.boot_ns)));
             Status {
                 schema: SCHEMA,
                 device: self.device.clone(),
-                agent: self.agent(now.boot_ns),
+                agent: self.agent(now.boot_ns, &gauges),
                 clock: ClockStatus {
                     unix_ns: now.unix_ns,
                     boot_ns: now.boot_ns,
@@ -114,7 +115,7 @@ impl Snapshot for Board {
                     trust: self.trust.clone(),
                 },
                 gauges,
-                spool: self.spool.borrow().clone(),
+                spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
                 jobs: Vec::new(),
                 config: self
@@ -126,6 +127,14 @@ impl Snapshot for Board {
             }
         })
     }
+}
+
+/// The sum over a gauge's series (CPU time comes by mode); `None` if it is not
+/// sampled or one of them has no value.
+fn total(gauges: &[GaugeStatus], name: &str) -> Option<f64> {
+    let mut values = gauges.iter().filter(|g| g.name == name).map(|g| g.value);
+    let first = values.next()??;
+    values.try_fold(first, |sum, value| Some(sum + value?))
 }
 
 fn files(config: &Config) -> Vec<String> {

@@ -12,6 +12,7 @@ impl<S: Storage> Core<S> {
     /// All figures at boot time `at`.
     pub(crate) fn status(&mut self, at: u64, dir: String) -> SpoolStatus {
         let mut out = SpoolStatus {
+            as_of_boot_ns: at,
             path: self.log.is_some().then_some(dir),
             alarm: self.alarm.clone(),
             memory_bytes: self.memory_bytes,

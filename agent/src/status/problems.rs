@@ -7,8 +7,8 @@
 use super::words::{bytes, count, duration, of};
 use super::{Problem, SpoolStatus, Status, UplinkStatus};
 
-/// A link that fails is worth a word after this long without an
-/// acknowledgement: two default batches, so one lost request is no alarm.
+/// A link that fails is worth a word after this long: two default batches, so
+/// that one lost request is no alarm.
 const DOWN_S: f64 = 60.0;
 
 /// A link that claims to be up and has data waiting should have acknowledged
@@ -33,6 +33,10 @@ const CLOCK_PATIENCE_S: u64 = 120;
 /// Late ticks: more than one in a hundred, and at least this many, or a busy
 /// start would count.
 const OVERRUNS: u64 = 10;
+
+/// Own records that may be dropped without a word: a burst of errors that were
+/// rate-limited says itself in the journal.
+const DROPPED: u64 = 100;
 
 /// Judges. Worst first: errors before warnings, and among those in the order
 /// in which an operator should act. Empty: fine.
@@ -90,6 +94,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             ),
         ));
     }
+    dropped(status, &mut found);
     // Stable: within a severity the order above is the order to act in.
     found.sort_by_key(|problem| problem.severity != "error");
     found
@@ -175,21 +180,24 @@ fn held(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
     }
 }
 
-/// `since_s` restarts at each attempt, so how long a link has been down is
-/// told by its last acknowledgement, or by the start where there was none.
+/// How long a link has been down is counted from its failure, not from its last
+/// acknowledgement: an uplink that had nothing to send is not down for that.
 fn down(uplink: &UplinkStatus, uptime_s: u64, found: &mut Vec<Problem>) {
     let silent_s = uplink.last_ack_s.unwrap_or(uptime_s as f64).max(0.0);
     let since = match uplink.last_ack_s {
         Some(_) => format!("Nothing acknowledged for {}", duration(silent_s)),
         None => "Nothing acknowledged since the start".to_owned(),
     };
+    // One that never got an answer nor an error (a black hole) is in its first attempt still.
+    let down_s = uplink.down_s.unwrap_or(uplink.since_s);
     match uplink.state.as_str() {
-        "waiting" | "connecting" if silent_s >= DOWN_S || uplink.since_s >= DOWN_S => {
+        "waiting" | "connecting" if down_s >= DOWN_S => {
             found.push(of_uplink(
                 uplink,
                 format!(
-                    "{since}: {}. Waiting for it: {}. Check the network and that {} is reachable \
-                     from here; it is tried again by itself.",
+                    "Down for {}: {}. {since}. Waiting for it: {}. Check the network and that {} \
+                     is reachable from here; it is tried again by itself.",
+                    duration(down_s),
                     last_error(uplink),
                     waiting(uplink),
                     uplink.endpoint
@@ -291,6 +299,31 @@ fn rejects(uplinks: &[UplinkStatus], found: &mut Vec<Problem>) {
     }
 }
 
+/// The agent's own spans and logs; the gateway's data is judged by [`losses`].
+fn dropped(status: &Status, found: &mut Vec<Problem>) {
+    let dropped = &status.agent.dropped;
+    let sum = dropped
+        .values()
+        .fold(0, |sum: u64, n| sum.saturating_add(*n));
+    if sum < DROPPED {
+        return;
+    }
+    let reasons: Vec<String> = dropped
+        .iter()
+        .take(4)
+        .map(|(reason, n)| format!("{reason} {}", count(*n)))
+        .collect();
+    found.push(warning(
+        "agent",
+        format!(
+            "{} of the agent's own spans and logs were dropped since the start ({}). \
+             Something makes it talk too much: see its journal, or lower [trace] sampling and [log] level.",
+            count(sum),
+            reasons.join(", ")
+        ),
+    ));
+}
+
 /// `first` and `unsupported` are how things are; the rest went wrong.
 fn missing(status: &Status, found: &mut Vec<Problem>) {
     let unexpected = |reason: &str| !matches!(reason, "first" | "unsupported");
@@ -370,10 +403,12 @@ mod tests {
         let mut status = sample::fine();
         status.uplinks[0].state = "waiting".into();
         status.uplinks[0].since_s = 1.0;
-        status.uplinks[0].last_ack_s = Some(59.0);
+        // It was idle for an hour and failed just now: not down for an hour.
+        status.uplinks[0].last_ack_s = Some(3600.0);
+        status.uplinks[0].down_s = Some(59.0);
         check(&status, &[]);
-        // Attempts restart `since_s`; the last acknowledgement does not lie.
-        status.uplinks[0].last_ack_s = Some(61.0);
+        // Attempts restart `since_s`, not `down_s`.
+        status.uplinks[0].down_s = Some(61.0);
         check(&status, &[("error", "uplink otlp")]);
 
         let message = &problems(&sample::link_down())[0].message;
@@ -383,13 +418,25 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_never_worked_is_judged_by_the_uptime() {
+    fn a_first_attempt_that_gets_no_answer_at_all_is_noticed() {
         let mut status = sample::fresh();
         status.uplinks[0].state = "connecting".into();
-        status.agent.uptime_s = 59;
+        status.uplinks[0].since_s = 59.0;
         check(&status, &[]);
-        status.agent.uptime_s = 61;
+        status.uplinks[0].since_s = 61.0;
         check(&status, &[("error", "uplink otlp")]);
+    }
+
+    #[test]
+    fn own_records_dropped_in_numbers_warn() {
+        let mut status = sample::fine();
+        status.agent.dropped = [("logs.rate".to_owned(), DROPPED - 1)].into();
+        check(&status, &[]);
+        status
+            .agent
+            .dropped
+            .insert("spans.refused".into(), u64::MAX);
+        check(&status, &[("warning", "agent")]);
     }
 
     #[test]

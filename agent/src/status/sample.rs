@@ -37,7 +37,7 @@ pub(crate) fn fine() -> Status {
                 &[("cpu.mode", "system")],
                 0.02,
             ),
-            gauge("system.cpu.load_average.1m", "{thread}", &[], 0.52),
+            gauge("sonde.load.1m", "{thread}", &[], 0.52),
             gauge(
                 "system.memory.utilization",
                 "1",
@@ -104,6 +104,7 @@ pub(crate) fn link_down() -> Status {
     uplink.state = "waiting".into();
     uplink.since_s = 8.0;
     uplink.last_ack_s = Some(312.0);
+    uplink.down_s = Some(305.0);
     uplink.next_attempt_s = Some(12.0);
     uplink.pending_frames = 10;
     uplink.pending_items = 12_400;
@@ -134,6 +135,21 @@ pub(crate) fn memory_only() -> Status {
         loss_window_s: 60.0,
         ..SpoolStatus::default()
     };
+    judged(status)
+}
+
+/// The quota was too small for the outage.
+pub(crate) fn losses() -> Status {
+    let mut status = fine();
+    status.spool.bytes = 63 << 20;
+    status.spool.lost = vec![LostStatus {
+        class: "bulk".into(),
+        reason: "quota".into(),
+        frames: 14,
+        items: 84_000,
+        first_unix_ns: status.clock.unix_ns - 7_200_000_000_000,
+        last_unix_ns: status.clock.unix_ns - 3_600_000_000_000,
+    }];
     judged(status)
 }
 

@@ -61,6 +61,28 @@ pub fn of(n: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", count(n))
 }
 
+/// Nanoseconds since 1970 as `2026-11-21 05:04:06 UTC`; 0 is `unknown`.
+/// Years run from March inside, so that the leap day is a year's last.
+pub fn utc(unix_ns: u64) -> String {
+    if unix_ns == 0 {
+        return "unknown".to_owned();
+    }
+    let unix_s = unix_ns / 1_000_000_000;
+    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    let day = day - (153 * march + 2) / 5 + 1;
+    let (year, month) = if march < 10 {
+        (era * 400 + year, march + 3)
+    } else {
+        (era * 400 + year + 1, march - 9)
+    };
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +117,20 @@ mod tests {
             assert_eq!(duration(input), expected);
         }
         assert!(duration(1e300).ends_with('h'));
+    }
+
+    #[test]
+    fn wall_times_are_utc_through_leap_days_and_centuries() {
+        for (unix_s, expected) in [
+            (1, "1970-01-01 00:00:01 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_795_233_600, "2026-11-21 04:00:00 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(unix_s * 1_000_000_000), expected);
+        }
+        assert_eq!(utc(0), "unknown");
+        assert!(utc(u64::MAX).starts_with("2554-"));
     }
 
     #[test]

@@ -627,7 +627,12 @@ impl Delivery {
         let ago = |at: u64| now.saturating_sub(at) as f64 / SECOND_NS as f64;
         let figures = &self.figures;
         status.state = self.state(now).as_str().to_owned();
+        status.as_of_boot_ns = now;
         status.since_s = ago(figures.state_since);
+        status.down_s = match self.shown {
+            Shown::Down { since } | Shown::Held { since, .. } => Some(ago(since)),
+            Shown::Nothing | Shown::Up => None,
+        };
         status.required = self.settings.required;
         status.last_ack_s = figures.last_ack.map(ago);
         status.acked_frames = figures.acked_frames;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
-use crate::status::words::{bytes, count, duration, of};
-use crate::status::{Status, UplinkStatus};
+use crate::status::words::{bytes, count, duration, of, utc};
+use crate::status::{GaugeStatus, LostStatus, SpoolStatus, Status, UplinkStatus};
 
 /// What the page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,154 +28,328 @@ impl View {
     }
 }
 
-/// The page: verdict, problems, then figures.
+/// Columns of the labels at the left.
+const LABEL: usize = 9;
+
+/// Below this a label gets a line of its own.
+const NARROW: usize = 60;
+
+/// The page: verdict, problems, then figures in aligned blocks.
 pub fn render(status: &Status, view: View) -> String {
-    let mut out = String::new();
-    let errors = status
-        .problems
-        .iter()
-        .filter(|p| p.severity == "error")
-        .count();
-    let n = status.problems.len() as u64;
-    let (colour, verdict) = match (errors, n) {
-        (0, 0) => ("32", "FINE — nothing needs attention".to_owned()),
-        (0, n) => ("33", format!("FINE, BUT — {}", of(n, "warning"))),
-        (_, n) => ("31", format!("NOT FINE — {}", of(n, "problem"))),
-    };
-    if view.colour {
-        let _ = writeln!(out, "\x1b[1;{colour}m{verdict}\x1b[0m");
-    } else {
-        let _ = writeln!(out, "{verdict}");
-    }
-    for problem in &status.problems {
-        let mark = if problem.severity == "error" {
-            '!'
-        } else {
-            '-'
-        };
-        wrap(
-            &mut out,
-            view,
-            &format!("{mark} {}: {}", problem.part, problem.message),
-        );
-    }
-    let agent = &status.agent;
-    out.push('\n');
-    let up = duration(agent.uptime_s as f64);
-    wrap(
-        &mut out,
+    let mut page = Page {
+        out: String::new(),
         view,
-        &format!("{} · sonde {} · up {up}", status.device.id, agent.version),
-    );
-    for link in &status.uplinks {
-        wrap(&mut out, view, &uplink(link));
+    };
+    page.verdict(status);
+    page.out.push('\n');
+    page.device(status);
+    if !status.uplinks.is_empty() {
+        page.uplinks(&status.uplinks);
     }
-    wrap(&mut out, view, &spool(status));
-    let gauges = gauges(status);
-    if !gauges.is_empty() {
-        wrap(&mut out, view, &format!("gauges  {gauges}"));
+    page.spool(&status.spool);
+    page.block("gauges", &gauges(status));
+    page.block("agent", &agent(status));
+    page.config(status);
+    page.out
+}
+
+struct Page {
+    out: String,
+    view: View,
+}
+
+impl Page {
+    fn verdict(&mut self, status: &Status) {
+        let problems = &status.problems;
+        let errors = problems.iter().filter(|p| p.severity == "error").count();
+        let n = problems.len() as u64;
+        let (colour, verdict) = match (errors, n) {
+            (0, 0) => ("32", "FINE — nothing needs attention".to_owned()),
+            (0, n) => ("33", format!("FINE, BUT — {}", of(n, "warning"))),
+            (_, n) => ("31", format!("NOT FINE — {}", of(n, "problem"))),
+        };
+        if self.view.colour {
+            let _ = writeln!(self.out, "\x1b[1;{colour}m{verdict}\x1b[0m");
+        } else {
+            let _ = writeln!(self.out, "{verdict}");
+        }
+        for problem in problems {
+            let error = problem.severity == "error";
+            let mark = if error { '!' } else { '-' };
+            let text = format!("{mark} {}: {}", problem.part, problem.message);
+            wrap(&mut self.out, self.view, &text);
+        }
     }
-    let files = if status.config.files.is_empty() {
-        "built-in defaults".to_owned()
+
+    /// A label and what belongs to it, parted by dots; lines break between
+    /// items where they can. Nothing to say: no block.
+    fn block(&mut self, label: &str, items: &[String]) {
+        let width = self.view.width.max(20);
+        let narrow = width < NARROW;
+        let indent = if narrow { 2 } else { LABEL };
+        let mut column = if narrow && !label.is_empty() {
+            let _ = writeln!(self.out, "{label}");
+            self.out.push_str("  ");
+            2
+        } else {
+            let _ = write!(self.out, "{label:indent$}");
+            indent
+        };
+        let start = column;
+        for item in items {
+            let item = clean(item);
+            let length = item.chars().count();
+            if column > start && column + 3 + length <= width {
+                self.out.push_str(" · ");
+                column += 3;
+            } else if column > start {
+                let _ = write!(self.out, "\n{:indent$}", "");
+                column = indent;
+            }
+            // Longer than a line: cut where the line ends.
+            for c in item.chars() {
+                if column >= width {
+                    let _ = write!(self.out, "\n{:indent$}", "");
+                    column = indent;
+                }
+                self.out.push(c);
+                column += 1;
+            }
+        }
+        self.out.push('\n');
+    }
+
+    fn device(&mut self, status: &Status) {
+        let attribute = |key: &str| status.device.attributes.get(key).cloned();
+        let mut items = vec![status.device.id.clone()];
+        items.extend(attribute("device.model.identifier"));
+        items.extend(attribute("os.description"));
+        self.block("device", &items);
+        let agent = &status.agent;
+        let clock = &status.clock;
+        let believed = if clock.synchronised {
+            "synchronised"
+        } else {
+            "NOT synchronised"
+        };
+        self.block(
+            "",
+            &[
+                format!("sonde {}", agent.version),
+                format!("up {}", duration(agent.uptime_s as f64)),
+                format!("booted {} ago", duration(clock.boot_ns as f64 / 1e9)),
+            ],
+        );
+        let believed = format!("{believed} ({})", clock.trust);
+        self.block("", &[utc(clock.unix_ns), believed]);
+    }
+
+    fn uplinks(&mut self, uplinks: &[UplinkStatus]) {
+        let mut rows =
+            vec![["uplink", "state", "since", "last ack", "waiting", "sent"].map(String::from)];
+        rows.extend(uplinks.iter().map(row));
+        let mut widths = [LABEL - 2, 0, 0, 0, 0, 0];
+        for cells in &rows {
+            for (width, cell) in widths.iter_mut().zip(cells) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let table = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+        let fits = table <= self.view.width;
+        if fits && let Some(head) = rows.first() {
+            self.row(head, &widths);
+        }
+        for (uplink, cells) in uplinks.iter().zip(rows.iter().skip(1)) {
+            if fits {
+                self.row(cells, &widths);
+            } else {
+                let [name, state, since, ack, waiting, sent] = cells;
+                let items = [
+                    format!("{state} since {since}"),
+                    format!("last ack {ack}"),
+                    format!("waiting {waiting}"),
+                    format!("sent {sent}"),
+                ];
+                self.block(&format!("uplink {name}"), &items);
+            }
+            let mut items = vec![uplink.endpoint.clone()];
+            if uplink.state != "up" {
+                let next = uplink.next_attempt_s;
+                items.extend(next.map(|s| format!("next attempt in {}", duration(s))));
+            }
+            let eta = uplink.drain_eta_s;
+            items.extend(eta.map(|s| format!("drained in {}", duration(s))));
+            items.retain(|item| !item.is_empty());
+            if !items.is_empty() {
+                self.block("", &items);
+            }
+            if let Some(error) = &uplink.last_error
+                && uplink.state != "up"
+            {
+                let ago = uplink.last_error_s.map_or("?".to_owned(), duration);
+                self.block("", &[format!("{ago} ago: {error}")]);
+            }
+        }
+    }
+
+    fn row(&mut self, cells: &[String; 6], widths: &[usize; 6]) {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(self.out, "{}", line.trim_end());
+    }
+
+    fn spool(&mut self, spool: &SpoolStatus) {
+        let mut items = Vec::new();
+        let (used, limit) = (u128::from(spool.bytes), u128::from(spool.limit_bytes));
+        if spool.path.is_none() {
+            items.push("memory only".to_owned());
+        } else if let Some(percent) = (used * 100).checked_div(limit) {
+            let filled = usize::try_from(percent.min(100) / 5).unwrap_or(0);
+            let bar = format!("[{}{}]", "#".repeat(filled), "-".repeat(20 - filled));
+            let (used, limit) = (bytes(spool.bytes), bytes(spool.limit_bytes));
+            items.push(format!("{bar} {percent} % used, {used} of {limit}"));
+        }
+        self.block("spool", &items);
+        let mut items = vec![format!("{} waiting", of(spool.frames, "frame"))];
+        items.extend(
+            spool
+                .oldest_age_s
+                .map(|s| format!("oldest {}", duration(s))),
+        );
+        items.push(format!("{} in memory", bytes(spool.memory_bytes)));
+        items.push(format!("{} on flash", bytes(spool.bytes)));
+        self.block("", &items);
+        let window = duration(spool.loss_window_s);
+        let items = [
+            format!("loss window {window}"),
+            format!("{} written since the start", bytes(spool.written_bytes)),
+        ];
+        self.block("", &items);
+        if spool.lost.is_empty() {
+            self.block("", &["nothing lost".to_owned()]);
+        }
+        // Classes times reasons can be dozens; the JSON has them all.
+        for lost in spool.lost.iter().take(4) {
+            let LostStatus { class, reason, .. } = lost;
+            let items = [
+                format!("lost {} {class} ({reason})", of(lost.items, "item")),
+                format!("{} to {}", utc(lost.first_unix_ns), utc(lost.last_unix_ns)),
+            ];
+            self.block("", &items);
+        }
+        if let more @ 1.. = spool.lost.len().saturating_sub(4) {
+            self.block("", &[format!("and {more} more kinds of loss: see --json")]);
+        }
+    }
+
+    fn config(&mut self, status: &Status) {
+        let config = &status.config;
+        let mut items = config.files.clone();
+        if items.is_empty() {
+            items.push("built-in defaults".to_owned());
+        }
+        items.push(format!("loaded {}", utc(config.loaded_unix_ns)));
+        if config.reload_error.is_some() {
+            items.push("last reload REFUSED, see above".to_owned());
+        }
+        self.block("config", &items);
+    }
+}
+
+fn row(uplink: &UplinkStatus) -> [String; 6] {
+    let waiting = if uplink.pending_frames == 0 && uplink.pending_items == 0 {
+        "nothing".to_owned()
     } else {
-        status.config.files.join(", ")
+        let (items, size) = (uplink.pending_items, uplink.pending_bytes);
+        format!("{}, {}", of(items, "item"), bytes(size))
     };
-    wrap(&mut out, view, &format!("config  {files}"));
-    out
+    let since = uplink.down_s.unwrap_or(uplink.since_s);
+    [
+        uplink.name.clone(),
+        uplink.state.clone(),
+        duration(since),
+        uplink
+            .last_ack_s
+            .map_or("never".to_owned(), |s| format!("{} ago", duration(s))),
+        waiting,
+        bytes(uplink.wire_sent_bytes),
+    ]
+    .map(|cell| clean(&cell))
 }
 
-fn uplink(link: &UplinkStatus) -> String {
-    let mut line = format!("{}  {} {}", link.name, link.state, duration(link.since_s));
-    if let Some(s) = link.last_ack_s {
-        let _ = write!(line, " · acknowledged {} ago", duration(s));
+/// The gauges that tell a host's health. One that is sampled but has no value
+/// says why; one that is not sampled says so.
+fn gauges(status: &Status) -> Vec<String> {
+    if status.gauges.is_empty() {
+        return vec!["nothing read yet".to_owned()];
     }
-    let _ = write!(
-        line,
-        " · waiting {}, {}",
-        of(link.pending_items, "item"),
-        bytes(link.pending_bytes)
-    );
-    if let Some(s) = link.drain_eta_s {
-        let _ = write!(line, ", drained in {}", duration(s));
-    }
-    let _ = write!(
-        line,
-        " · sent {} · {}",
-        bytes(link.wire_sent_bytes),
-        link.endpoint
-    );
-    line
-}
-
-fn spool(status: &Status) -> String {
-    let spool = &status.spool;
-    let mut line = format!(
-        "spool  {} of {}",
-        bytes(spool.bytes),
-        bytes(spool.limit_bytes)
-    );
-    if let Some(percent) =
-        (u128::from(spool.bytes) * 100).checked_div(u128::from(spool.limit_bytes))
-    {
-        let _ = write!(line, " ({percent} %)");
-    }
-    let _ = write!(line, " · {}", of(spool.frames, "frame"));
-    if let Some(s) = spool.oldest_age_s {
-        let _ = write!(line, ", oldest {}", duration(s));
-    }
-    let lost: u64 = spool
-        .lost
-        .iter()
-        .fold(0, |sum, lost| sum.saturating_add(lost.items));
-    let _ = write!(
-        line,
-        " · loss window {} · lost {}",
-        duration(spool.loss_window_s),
-        count(lost)
-    );
-    line
-}
-
-fn gauges(status: &Status) -> String {
-    let values = |name: &'static str| {
-        status
-            .gauges
-            .iter()
-            .filter(move |g| g.name == name)
-            .filter_map(|g| Some((g, g.value?)))
+    let series = |name: &'static str| status.gauges.iter().filter(move |g| g.name == name);
+    let attribute = |g: &GaugeStatus, key: &str| g.attributes.get(key).cloned().unwrap_or_default();
+    let highest = |name| {
+        let valued = series(name).filter_map(|g| Some((g, g.value?)));
+        valued.max_by(|a, b| a.1.total_cmp(&b.1))
     };
-    let mut parts = Vec::new();
-    let idle: Vec<f64> = values("system.cpu.utilization")
-        .filter(|(g, _)| {
-            g.attributes
-                .get("cpu.mode")
-                .is_some_and(|mode| mode == "idle")
-        })
-        .map(|(_, value)| value)
-        .collect();
-    if !idle.is_empty() {
-        let busy = 1.0 - idle.iter().sum::<f64>() / idle.len() as f64;
-        parts.push(format!("cpu {:.0} %", busy * 100.0));
-    }
-    if let Some((_, used)) = values("system.memory.utilization").find(|(g, _)| {
-        g.attributes
-            .get("system.memory.state")
-            .is_none_or(|state| state == "used")
-    }) {
-        parts.push(format!("memory {:.0} %", used * 100.0));
-    }
-    if let Some((_, full)) =
-        values("system.filesystem.utilization").max_by(|a, b| a.1.total_cmp(&b.1))
-    {
-        parts.push(format!("disk {:.0} %", full * 100.0));
-    }
-    if let Some((_, hot)) = values("hw.temperature").max_by(|a, b| a.1.total_cmp(&b.1)) {
-        parts.push(format!("hottest {hot:.1} °C"));
-    }
-    if let Some(rss) = status.agent.rss_bytes {
-        parts.push(format!("agent {}", bytes(rss)));
-    }
-    parts.join(" · ")
+    let why = |name| {
+        let reason = series(name).find_map(|g| g.missing.as_deref());
+        reason.unwrap_or("not sampled").to_owned()
+    };
+    let cpu = series("system.cpu.utilization")
+        .find(|g| attribute(g, "cpu.mode") == "idle")
+        .and_then(|g| g.value)
+        .map_or_else(
+            || why("system.cpu.utilization"),
+            |idle| format!("{:.0} %", (1.0 - idle) * 100.0),
+        );
+    let load = highest("sonde.load.1m")
+        .map_or_else(|| why("sonde.load.1m"), |(_, load)| format!("{load:.2}"));
+    let memory = series("system.memory.utilization")
+        .find(|g| matches!(attribute(g, "system.memory.state").as_str(), "used" | ""))
+        .and_then(|g| g.value)
+        .map_or_else(
+            || why("system.memory.utilization"),
+            |used| format!("{:.0} %", used * 100.0),
+        );
+    let disk = highest("system.filesystem.utilization").map_or_else(
+        || why("system.filesystem.utilization"),
+        |(g, full)| {
+            let mount = attribute(g, "system.filesystem.mountpoint");
+            format!("{:.0} % {mount}", full * 100.0)
+        },
+    );
+    let hottest = highest("hw.temperature").map_or_else(
+        || why("hw.temperature"),
+        |(g, hot)| {
+            let name = Some(attribute(g, "hw.name")).filter(|name| !name.is_empty());
+            let name = name.unwrap_or_else(|| attribute(g, "hw.id"));
+            format!("{hot:.1} °C {name}")
+        },
+    );
+    vec![
+        format!("cpu {cpu}"),
+        format!("load {load}"),
+        format!("memory {memory}"),
+        format!("fullest disk {disk}"),
+        format!("hottest {hottest}"),
+    ]
+}
+
+fn agent(status: &Status) -> Vec<String> {
+    let agent = &status.agent;
+    let unread = || "not read yet".to_owned();
+    let cpu = agent.cpu_ms.map_or_else(unread, |ms| {
+        let used = ms as f64 / 1000.0;
+        let share = 100.0 * used / (agent.uptime_s.max(1) as f64);
+        format!("{used:.1} s ({share:.1} %)")
+    });
+    let rss = agent.rss_bytes.map_or_else(unread, bytes);
+    let (points, ticks) = (count(agent.points), of(agent.ticks, "tick"));
+    vec![
+        format!("memory {rss}"),
+        format!("cpu {cpu}"),
+        format!("{points} points in {ticks}"),
+    ]
 }
 
 /// One paragraph, cleaned, continuation lines indented.
@@ -210,12 +384,18 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// What could steer a terminal becomes `?`; at most 1000 characters.
+/// More than this is no message; the JSON has it whole.
+const LONGEST: usize = 4000;
+
+/// What could steer a terminal becomes `?`; what is cut off says so.
 pub(super) fn clean(text: &str) -> String {
-    text.chars()
-        .take(1000)
-        .map(|c| if steers(c) { '?' } else { c })
-        .collect()
+    let mut chars = text.chars().map(|c| if steers(c) { '?' } else { c });
+    let mut out: String = chars.by_ref().take(LONGEST).collect();
+    let more = chars.count();
+    if more > 0 {
+        let _ = write!(out, "… ({more} more characters: see --json)");
+    }
+    out
 }
 
 /// The same JSON with such characters escaped (or, between values, blank).
@@ -278,5 +458,95 @@ mod tests {
                 "{page}"
             );
         }
+    }
+
+    /// The whole page, so that a change of it is seen in review.
+    fn golden(name: &str, status: &Status, view: View, expected: &str) {
+        let page = render(status, view);
+        assert!(page.lines().count() <= 24 || view.width < 80, "{page}");
+        for line in page.lines() {
+            assert!(line.chars().count() <= view.width.max(20), "{line:?}");
+        }
+        assert_eq!(page, expected, "{name}:\n{page}");
+    }
+
+    #[test]
+    fn pages_read_as_they_were_agreed() {
+        let narrow = View {
+            width: 40,
+            colour: false,
+        };
+        let mut hostile = sample::circuit_open();
+        hostile.uplinks[0].name = "\x1b[31motlp".into();
+        hostile.uplinks[0].endpoint = "http://\u{202e}x\x07".into();
+        hostile.device.id = "\x1b]0;title\x07".into();
+        hostile.spool.path = Some("\x1b[2J".into());
+        for (name, status, view, expected) in [
+            (
+                "fine",
+                sample::fine(),
+                PLAIN,
+                include_str!("golden/fine.txt"),
+            ),
+            (
+                "link_down",
+                sample::link_down(),
+                PLAIN,
+                include_str!("golden/link_down.txt"),
+            ),
+            (
+                "circuit_open",
+                sample::circuit_open(),
+                PLAIN,
+                include_str!("golden/circuit_open.txt"),
+            ),
+            (
+                "memory_only",
+                sample::memory_only(),
+                PLAIN,
+                include_str!("golden/memory_only.txt"),
+            ),
+            (
+                "losses",
+                sample::losses(),
+                PLAIN,
+                include_str!("golden/losses.txt"),
+            ),
+            (
+                "fresh",
+                sample::fresh(),
+                PLAIN,
+                include_str!("golden/fresh.txt"),
+            ),
+            (
+                "narrow",
+                sample::link_down(),
+                narrow,
+                include_str!("golden/narrow.txt"),
+            ),
+            (
+                "hostile",
+                hostile,
+                PLAIN,
+                include_str!("golden/hostile.txt"),
+            ),
+        ] {
+            golden(name, &status, view, expected);
+        }
+    }
+
+    #[test]
+    fn colour_marks_only_the_verdict_and_what_is_cut_says_so() {
+        let page = render(
+            &sample::losses(),
+            View {
+                colour: true,
+                ..PLAIN
+            },
+        );
+        assert!(page.starts_with("\x1b[1;31mNOT FINE"), "{page}");
+        assert_eq!(page.matches('\x1b').count(), 2);
+        assert!(!clean(&"x".repeat(LONGEST)).contains('…'));
+        assert!(clean(&"x".repeat(LONGEST + 7)).ends_with("(7 more characters: see --json)"));
     }
 }
