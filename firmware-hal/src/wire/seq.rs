@@ -31,7 +31,7 @@ impl SeqWatch {
 
     /// Judges the next good frame of the source. An outage of 65,536 frames or
     /// more is counted short. A sender whose first frame got lost shows as
-    /// restarted if its clock is behind where it was.
+    /// restarted if its clock is behind where it was and its number is not the next.
     pub fn saw(&mut self, frame: &Frame<'_>) -> Arrival {
         let now = (frame.seq, frame.uptime_ms);
         let Some((seq, uptime_ms)) = self.last.replace(now) else {
@@ -40,11 +40,14 @@ impl SeqWatch {
         if (seq, uptime_ms) == now {
             return Arrival::Again;
         }
-        if frame.first || frame.uptime_ms < uptime_ms {
+        if frame.first {
             return Arrival::Restarted;
         }
         match frame.seq.wrapping_sub(seq) {
+            // Readings gathered before a description was sent come after it, with
+            // an earlier clock; the number says that all is well.
             1 => Arrival::Next,
+            _ if frame.uptime_ms < uptime_ms => Arrival::Restarted,
             steps => Arrival::After(steps.wrapping_sub(1)),
         }
     }

@@ -389,7 +389,12 @@ fn lost_repeated_and_restarted_frames_are_told_apart() {
     assert_eq!(saw(65_535, 11, false), Arrival::Next);
     assert_eq!(saw(0, 12, false), Arrival::Next);
     assert_eq!(saw(0, 12, false), Arrival::Again);
-    assert_eq!(saw(3, 13, false), Arrival::After(2));
+    assert_eq!(
+        saw(1, 9, false),
+        Arrival::Next,
+        "gathered before the last was sent"
+    );
+    assert_eq!(saw(3, 13, false), Arrival::After(1));
     assert_eq!(saw(0, 100, true), Arrival::Restarted);
     assert_eq!(saw(1, 101, false), Arrival::Next);
     assert_eq!(
