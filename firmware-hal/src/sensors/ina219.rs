@@ -1,4 +1,8 @@
 //! INA219 power monitors, through `ina219`.
+//!
+//! The one adapter that links a panic path: the driver checks again, when it
+//! writes the calibration, what its constructor has already refused. It cannot
+//! be reached, which the compiler does not see.
 
 use embedded_hal::i2c::I2c;
 use ina219::SyncIna219;
