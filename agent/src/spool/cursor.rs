@@ -109,6 +109,29 @@ impl Ranges {
         }
     }
 
+    /// What of `start..end` is not inside.
+    pub(crate) fn gaps(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let mut out = Vec::new();
+        let mut at = self.first_gap(start);
+        while at < end {
+            let next = self.spans.range(at..).next();
+            let until = next.map_or(end, |(&next, _)| next.min(end));
+            out.push((at, until));
+            at = self.first_gap(until.max(at.saturating_add(1)));
+        }
+        out
+    }
+
+    /// The same, further up.
+    pub(crate) fn shifted(&self, by: u64) -> Self {
+        let spans = self.spans.iter();
+        Self {
+            spans: spans
+                .map(|(start, end)| (start.saturating_add(by), end.saturating_add(by)))
+                .collect(),
+        }
+    }
+
     /// Both together.
     pub(crate) fn joined(&self, other: &Self) -> Self {
         let mut all = self.clone();

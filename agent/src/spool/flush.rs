@@ -12,17 +12,20 @@
 
 use std::time::Duration;
 
+use super::Refused;
 use super::cursor::{Ledger, Reason};
 use super::log::{Now, Record, WriteError};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
 use crate::config::Durability;
-use crate::frame::Class;
+use crate::frame::{Class, FrameId};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 /// `critical` is on flash 250 ms after it came; this leaves 100 for the sync.
 const URGENT: u64 = 150 * MS;
+/// A local program waits for its message to be on flash; this many come at once.
+const ANSWERED: u64 = 40 * MS;
 /// Waiting bytes that make a write worth while (1.07 to 1.3 bytes reach the
 /// device for each then, against 4 at 9 KB), once the link is down.
 const WORTH_WRITING: u64 = 64 * 1024;
@@ -48,6 +51,10 @@ pub(super) struct Disk {
     /// Nothing is written before this.
     retry_at: u64,
     failures: u32,
+    /// The outbox has no room: what waits for it is refused.
+    outbox_full: bool,
+    /// A class that found no room is not written before this.
+    full_until: [u64; 4],
     /// The longest recent sync, in nanoseconds.
     slowest: u64,
     /// A frame on flash was acknowledged since the cursors were last durable.
@@ -75,12 +82,15 @@ impl<S: Storage> Core<S> {
     /// When [`Core::tick`] has something to do, in boot nanoseconds.
     pub(crate) fn due(&self) -> Option<u64> {
         let log = self.log.as_ref()?;
-        let write = self.disk.due.iter().flatten().min().copied();
-        let write = write.map(|due| due.max(self.disk.retry_at));
-        let worth = self.worth_writing().then_some(self.disk.retry_at);
+        let write = Class::ALL.into_iter().filter_map(|class| {
+            let due = (*self.disk.due.get(class as usize)?)?;
+            let due = if self.is_heavy(class) { 0 } else { due };
+            Some(due.max(self.disk.retry_at).max(self.full_until(class)))
+        });
+        let write = write.min();
         let slot = (self.disk.advanced || self.disk.slot_due) && !log.is_empty();
         let slot = slot.then_some(self.disk.last_slot.saturating_add(SLOT_EVERY));
-        [write, worth, slot].into_iter().flatten().min()
+        [write, slot].into_iter().flatten().min()
     }
 
     /// How long the last syncs took; the next one is begun that much earlier.
@@ -118,6 +128,7 @@ impl<S: Storage> Core<S> {
     pub(crate) fn stop(&mut self, now: Now) -> bool {
         self.drop_optional();
         self.disk.retry_at = 0;
+        self.disk.full_until = [0; 4];
         let mut whole = true;
         for class in Class::ALL {
             whole &= self.flush(class, now);
@@ -144,7 +155,7 @@ impl<S: Storage> Core<S> {
             if seqs.is_empty() {
                 return true;
             }
-            if at < self.disk.retry_at {
+            if at < self.disk.retry_at.max(self.full_until(class)) {
                 return false;
             }
             let ledger = self.ledger();
@@ -169,13 +180,17 @@ impl<S: Storage> Core<S> {
                         self.landed(class, pos, header.seq);
                     }
                     self.durable = ledger;
+                    self.disk.outbox_full &= class != Class::Outbox;
                     self.disk.failures = 0;
                     self.disk.advanced = false;
                     self.alarm = None;
                 }
                 Err(WriteError::Full) => {
                     if !self.evict(class) {
-                        self.disk.retry_at = at.saturating_add(RETRY_FULL);
+                        self.disk.outbox_full |= class == Class::Outbox;
+                        if let Some(until) = self.disk.full_until.get_mut(class as usize) {
+                            *until = at.saturating_add(RETRY_FULL);
+                        }
                         self.alarm = Some(format!(
                             "no room for {} data: the quota or the disk is full; new data stays in memory. \
                              Free space or raise spool.quota",
@@ -258,6 +273,12 @@ impl<S: Storage> Core<S> {
         ledger
     }
 
+    /// The most that a power cut costs now; `None`: all that waits in memory.
+    pub(super) fn promise(&self) -> Option<Duration> {
+        let kept = self.log.is_some() && self.alarm.is_none();
+        kept.then_some(self.limits.loss_window)
+    }
+
     /// The loss window in effect, less what a sync takes.
     fn window(&self) -> u64 {
         let window = u64::try_from(self.limits.loss_window.as_nanos()).unwrap_or(u64::MAX);
@@ -270,7 +291,8 @@ impl<S: Storage> Core<S> {
     fn due_of(&self, class: Class, waiting: &Waiting) -> u64 {
         match (self.limits.durability, class) {
             (Durability::Always, _) => 0,
-            (_, Class::Critical | Class::Outbox) => waiting.arrived.saturating_add(URGENT),
+            (_, Class::Critical) => waiting.arrived.saturating_add(URGENT),
+            (_, Class::Outbox) => waiting.arrived.saturating_add(ANSWERED),
             (_, Class::Normal | Class::Bulk) => {
                 // A reading from the future is one from before a restart of the clock.
                 let read = waiting.batch.first.boot_ns.min(waiting.arrived);
@@ -280,7 +302,7 @@ impl<S: Storage> Core<S> {
     }
 
     /// Finds out anew when a class is due.
-    fn refresh(&mut self, class: Class) -> Option<u64> {
+    pub(super) fn refresh(&mut self, class: Class) -> Option<u64> {
         let required = self.required_mask();
         let newest = self.newest_on_disk(class);
         let waiting = self.memory.get(class as usize).into_iter().flatten();
@@ -315,6 +337,11 @@ impl<S: Storage> Core<S> {
             .waiting
             .get(class as usize)
             .is_some_and(|bytes| *bytes >= WORTH_WRITING)
+    }
+
+    fn full_until(&self, class: Class) -> u64 {
+        let until = self.disk.full_until.get(class as usize);
+        until.copied().unwrap_or(0)
     }
 
     fn newest_on_disk(&self, class: Class) -> u64 {
@@ -367,6 +394,25 @@ impl<S: Storage> Core<S> {
         }
     }
 
+    /// What to tell the program that a message of the outbox came from; `None`: not yet.
+    pub(super) fn outbox(&mut self, id: FrameId, now: Now) -> Option<Result<FrameId, Refused>> {
+        let seq = self.moved.seq(id, self.epoch);
+        let required = self.required_mask();
+        let waiting = self.memory.get(Class::Outbox as usize)?.get(&seq);
+        // On flash, delivered, or never to be written.
+        if waiting.is_none_or(|waiting| waiting.need & required == 0) {
+            return Some(Ok(id));
+        }
+        if self.disk.outbox_full && now.stamp.boot_ns < self.full_until(Class::Outbox) {
+            if self.in_flight(seq) {
+                return None;
+            }
+            self.drop_waiting(Class::Outbox, seq, Reason::Refused);
+            return Some(Err(Refused::Full));
+        }
+        (self.log.is_none() || self.alarm.is_some()).then_some(Ok(id))
+    }
+
     /// Brings the files under a quota that has shrunk; the outbox stays.
     pub(super) fn fit_quota(&mut self) {
         let over = |core: &Self| {
@@ -383,13 +429,17 @@ impl<S: Storage> Core<S> {
             Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
             Class::Critical => &[Class::Bulk, Class::Normal, Class::Critical],
         };
-        for &victim in order {
-            let oldest = self.log.as_ref().and_then(|log| {
-                let oldest = log.segments(victim).first_key_value();
-                oldest.map(|(&id, _)| id)
-            });
-            if let Some(id) = oldest {
-                return self.drop_segment(victim, id, Reason::Quota);
+        // What a newer program will want goes when nothing else is left.
+        for newer in [false, true] {
+            for &victim in order {
+                let oldest = self.log.as_ref().and_then(|log| {
+                    let mut segments = log.segments(victim).iter();
+                    let oldest = segments.find(|(_, segment)| segment.newer.is_some() == newer);
+                    oldest.map(|(&id, _)| id)
+                });
+                if let Some(id) = oldest {
+                    return self.drop_segment(victim, id, Reason::Quota);
+                }
             }
         }
         false

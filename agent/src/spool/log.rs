@@ -98,11 +98,26 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Not ours to read: newer or without a header.
     pub(crate) opaque: bool,
+    /// Of a newer format: it has frames that a newer program will want, seqs from here on.
+    pub(crate) newer: Option<u64>,
+    /// What its clocks say about the age of its readings.
+    pub(crate) clock: SegmentClock,
     /// What each uplink has not been given of it; kept by the queue.
     pub(crate) remaining: [Counts; UPLINKS],
     /// What is missing of it has been counted as lost.
     pub(crate) written_off: bool,
     pub(super) marks: BTreeSet<u32>,
+}
+
+/// By which clock a segment's readings have an age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentClock {
+    /// Written in this boot: by the time since boot.
+    Boot,
+    /// Written in an earlier one, when the wall clock was believed: by that.
+    Wall,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// A frame to be written.
@@ -270,7 +285,8 @@ impl<S: Storage> Log<S> {
             self.seal(class);
         }
         let fresh = self.chain(class).active.is_none();
-        let (id, nonce, mut out) = self.opening(class, fresh, now);
+        let floor = frames.first().map_or(0, |record| record.seq);
+        let (id, nonce, mut out) = self.opening(class, fresh, floor, now);
         let base = if fresh {
             0
         } else {
@@ -337,7 +353,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// The bytes that open a commit: a header if the segment is new.
-    fn opening(&mut self, class: Class, fresh: bool, now: Now) -> (u64, u64, Vec<u8>) {
+    fn opening(&mut self, class: Class, fresh: bool, floor: u64, now: Now) -> (u64, u64, Vec<u8>) {
         if !fresh && let Some(active) = &self.chain(class).active {
             let id = active.id;
             let nonce = self.chain(class).segments.get(&id).map_or(0, |s| s.nonce);
@@ -358,6 +374,7 @@ impl<S: Storage> Log<S> {
             boot_id: self.settings.boot_id,
             made: now.stamp,
             synchronised: now.synchronised,
+            floor,
         };
         (id, nonce, header.encode())
     }
@@ -421,6 +438,8 @@ impl<S: Storage> Log<S> {
             stats: Stats::default(),
             closed: false,
             opaque: false,
+            newer: None,
+            clock: SegmentClock::Boot,
             remaining: [Counts::default(); UPLINKS],
             written_off: false,
             marks: BTreeSet::new(),

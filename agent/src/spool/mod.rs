@@ -6,7 +6,10 @@
 //! short, or at shutdown. Each uplink has a durable cursor of its own.
 
 mod account;
+mod attach;
 mod cursor;
+#[cfg(test)]
+mod edges;
 mod flush;
 mod format;
 mod log;
@@ -161,7 +164,9 @@ impl Spool {
     }
 
     /// Hands over a batch; waits while the owner's queue is full. `Ok` means
-    /// accepted under the loss-window rules, not that it is on flash.
+    /// accepted under the loss-window rules, not that it is on flash; for the
+    /// outbox it means synced (or delivered meanwhile), unless the status has an
+    /// alarm: then memory is all there is.
     pub async fn store(&self, batch: Batch) -> Result<FrameId, Refused> {
         let permit = self.ends.stores.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopped)?;

@@ -14,24 +14,24 @@ use super::{Lane, Outcome, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Codec, FrameId, Signal, Stamp};
 
-const OTLP: UplinkName = UplinkName::Otlp;
-const MQTT: UplinkName = UplinkName::Mqtt;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const OTLP: UplinkName = UplinkName::Otlp;
+pub(super) const MQTT: UplinkName = UplinkName::Mqtt;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// What a workload may meet.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    seed: u64,
-    steps: u64,
-    cut: Option<u64>,
-    faults: Option<u64>,
-    quota: u64,
-    capacity: u64,
-    memory: u64,
-    mutant: u8,
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) steps: u64,
+    pub(super) cut: Option<u64>,
+    pub(super) faults: Option<u64>,
+    pub(super) quota: u64,
+    pub(super) capacity: u64,
+    pub(super) memory: u64,
+    pub(super) mutant: u8,
 }
 
-const CALM: Plan = Plan {
+pub(super) const CALM: Plan = Plan {
     seed: 0,
     steps: 120,
     cut: None,
@@ -44,25 +44,25 @@ const CALM: Plan = Plan {
 
 /// What must hold.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     /// All that was accepted: seq, epoch and body.
-    accepted: BTreeMap<u64, (u32, Bytes)>,
+    pub(super) accepted: BTreeMap<u64, (u32, Bytes)>,
     /// What the uplink's server has acknowledged.
-    acked: BTreeSet<u64>,
-    open: Vec<FrameId>,
+    pub(super) acked: BTreeSet<u64>,
+    pub(super) open: Vec<FrameId>,
 }
 
-struct World {
-    plan: Plan,
-    disk: Simulated,
-    core: Core<Simulated>,
-    model: Model,
-    dice: Dice,
-    at: u64,
-    epoch: u32,
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) disk: Simulated,
+    pub(super) core: Core<Simulated>,
+    pub(super) model: Model,
+    pub(super) dice: Dice,
+    pub(super) at: u64,
+    pub(super) epoch: u32,
 }
 
-fn limits(plan: &Plan) -> SpoolLimits {
+pub(super) fn limits(plan: &Plan) -> SpoolLimits {
     SpoolLimits {
         quota: plan.quota,
         reserve: 0,
@@ -72,7 +72,7 @@ fn limits(plan: &Plan) -> SpoolLimits {
     }
 }
 
-fn subscriptions() -> Vec<Subscription> {
+pub(super) fn subscriptions() -> Vec<Subscription> {
     vec![
         Subscription {
             uplink: OTLP,
@@ -87,7 +87,7 @@ fn subscriptions() -> Vec<Subscription> {
     ]
 }
 
-fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
+pub(super) fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
     let settings = Settings {
         quota: plan.quota,
         reserve: 0,
@@ -102,7 +102,7 @@ fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
 }
 
 impl World {
-    fn new(plan: Plan) -> Self {
+    pub(super) fn new(plan: Plan) -> Self {
         let disk = Simulated::new(plan.seed);
         {
             let mut state = disk.state();
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let stamp = Stamp {
             unix_ns: self.at,
             boot_ns: self.at,
@@ -139,7 +139,7 @@ impl World {
     }
 
     /// One random step.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         match self.dice.below(10) {
             0..=4 => self.store(),
             5..=6 => self.send(),
@@ -164,7 +164,7 @@ impl World {
         self.check_bounds();
     }
 
-    fn store(&mut self) {
+    pub(super) fn store(&mut self) {
         let size = match self.dice.below(8) {
             0 => self.dice.below(5000),
             _ => self.dice.below(600),
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    fn send(&mut self) {
+    pub(super) fn send(&mut self) {
         let lane = if self.dice.below(2) == 0 {
             Lane::Live
         } else {
@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if self.model.open.is_empty() {
             return;
         }
@@ -235,7 +235,7 @@ impl World {
     }
 
     /// Invariant 7.
-    fn check_bounds(&self) {
+    pub(super) fn check_bounds(&self) {
         assert!(self.core.memory_bytes <= self.plan.memory, "memory");
         let usage = self.core.log.as_ref().map_or(0, Log::usage);
         assert!(
@@ -246,7 +246,7 @@ impl World {
     }
 
     /// What was said to be durable and is neither delivered nor counted as lost.
-    fn owed(&self) -> BTreeSet<u64> {
+    pub(super) fn owed(&self) -> BTreeSet<u64> {
         let waiting: BTreeSet<u64> = self
             .core
             .memory
@@ -259,7 +259,7 @@ impl World {
     }
 
     /// The power comes back.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.epoch += 1;
         self.model.open.clear();
         self.core = open(&self.plan, &self.disk, self.epoch);
@@ -268,20 +268,20 @@ impl World {
 
 impl Model {
     /// Invariants 1 and 2.
-    fn check(&self, frame: &crate::frame::Frame) {
+    pub(super) fn check(&self, frame: &crate::frame::Frame) {
         let (_, body) = self.accepted.get(&frame.id.seq).expect("it was stored");
         assert_eq!(&frame.batch.body, body, "{} byte for byte", frame.id);
     }
 }
 
 /// All that the disk still gives, without touching the disk.
-fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
+pub(super) fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
     let disk = disk.fork();
     let mut core = open(plan, &disk, 99);
     drain(&mut core)
 }
 
-fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
+pub(super) fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
     let mut out = BTreeMap::new();
     core.link(OTLP, true);
     for lane in [Lane::Live, Lane::Backlog] {

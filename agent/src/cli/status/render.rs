@@ -122,6 +122,8 @@ fn spool(status: &Status) -> String {
     let _ = write!(line, " · {}", of(spool.frames, "frame"));
     if let Some(s) = spool.oldest_age_s {
         let _ = write!(line, ", oldest {}", duration(s));
+    } else if spool.oldest_unknown {
+        line.push_str(", oldest of unknown age");
     }
     let lost: u64 = spool
         .lost
@@ -130,7 +132,9 @@ fn spool(status: &Status) -> String {
     let _ = write!(
         line,
         " · loss window {} · lost {}",
-        duration(spool.loss_window_s),
+        spool
+            .loss_window_s
+            .map_or_else(|| "none: memory only".to_owned(), duration),
         count(lost)
     );
     line
