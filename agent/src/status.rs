@@ -165,6 +165,16 @@ pub struct SpoolStatus {
     pub recovered_frames: u64,
     /// Damaged stretches that recovery or reading stepped over.
     pub damaged: u64,
+    /// What the writes cost the device since the start, journal included: an estimate.
+    pub flash_bytes: u64,
+    /// What all programs wrote to its device meanwhile; absent where it is not counted.
+    pub device_written_bytes: Option<u64>,
+    /// The day's target for `flash_bytes`; absent: none is set.
+    pub write_budget_bytes: Option<u64>,
+    /// What is left of it; the loss window stretches as it drains.
+    pub write_budget_left_bytes: Option<u64>,
+    /// Bytes that had to be written beyond it.
+    pub write_overrun_bytes: u64,
     /// Segments that a newer version wrote: kept for it, untouched.
     pub newer_segments: u64,
     /// The last frames that a server refused for good; at most eight.

@@ -47,6 +47,7 @@ impl<S: Storage> Core<S> {
             readers,
             log,
             losses,
+            untold,
             ..
         } = self;
         let (Some(Some(reader)), Some(log)) = (readers.get(slot), log) else {
@@ -74,6 +75,7 @@ impl<S: Storage> Core<S> {
             if !segment.written_off {
                 segment.written_off = true;
                 losses.add(class, Reason::Damaged, loss);
+                untold.add(class, Reason::Damaged, loss);
             }
         }
     }

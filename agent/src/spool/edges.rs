@@ -260,7 +260,7 @@ fn the_outbox_answers_after_its_sync_and_refuses_when_full() {
     let now = world.now();
     let again = batch(&world, Class::Outbox, "again");
     let id = world.core.store(again, now).unwrap();
-    assert_eq!(world.core.outbox(id, now), None, "it is tried first");
+    assert_eq!(world.core.outbox(id, now), None, "tried first");
     world.core.flush(Class::Outbox, now);
     assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
 }
@@ -283,4 +283,166 @@ fn condemned_frames_are_shown_with_the_servers_reason_and_bounded() {
     assert!(status.condemned[7].reason.starts_with("400: bad 19"));
     assert!(status.condemned[7].reason.len() <= 256);
     assert_eq!(status.condemned[0].class, "critical");
+}
+
+#[test]
+fn critical_and_the_outbox_keep_their_shares_whatever_comes() {
+    let quota = 160_000;
+    for first in [Class::Critical, Class::Outbox, Class::Normal] {
+        let plan = Plan {
+            seed: 8,
+            quota,
+            ..CALM
+        };
+        let mut world = World::new(plan);
+        let fill = |world: &mut World, class: Class| {
+            let mut durable = Vec::new();
+            for n in 0..80 {
+                world.at += 6 * SECOND;
+                let now = world.now();
+                let stored = batch(world, class, &format!("{n:01500}"));
+                let id = world.core.store(stored, now).unwrap();
+                world.core.flush(class, now);
+                match world.core.outbox(id, now) {
+                    Some(Err(_)) => {}
+                    _ => durable.push(id.seq),
+                }
+                world.check_bounds();
+            }
+            durable
+        };
+        let filled = fill(&mut world, first);
+        for class in [Class::Critical, Class::Outbox] {
+            let stored = fill(&mut world, class);
+            let least = if class == Class::Critical { 8 } else { 4 };
+            let log = world.core.log.as_ref().unwrap();
+            assert!(
+                log.class_usage(class) >= 121_232 / least - 12_000,
+                "{first:?} first, {class:?} has {}",
+                log.class_usage(class)
+            );
+            drop(stored);
+        }
+        if first == Class::Outbox {
+            let found = contents(&world.plan, &world.disk);
+            assert!(filled.iter().all(|seq| found.contains_key(seq)));
+        }
+    }
+}
+
+#[test]
+fn without_inodes_open_segments_are_written_on_and_new_ones_take_an_old_ones_place() {
+    let mut world = World::new(Plan { seed: 9, ..CALM });
+    put(&mut world, Class::Normal, "one");
+    flush(&mut world);
+    world.disk.state().no_inodes = true;
+    put(&mut world, Class::Normal, "two");
+    flush(&mut world);
+    assert!(world.core.losses.table.is_empty());
+    put(&mut world, Class::Outbox, "needs a file");
+    let now = world.now();
+    world.core.flush(Class::Outbox, now);
+    world.disk.state().no_inodes = false;
+    world.at += 6 * SECOND;
+    flush(&mut world);
+    assert_eq!(world.core.memory_bytes, 0);
+}
+
+#[test]
+fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
+    for read_only in [false, true] {
+        let mut world = World::new(Plan { seed: 10, ..CALM });
+        let kept = put(&mut world, Class::Normal, "before");
+        flush(&mut world);
+        {
+            let mut state = world.disk.state();
+            state.failing = !read_only;
+            state.read_only = read_only;
+        }
+        if read_only {
+            // An open file does not notice; the next segment does.
+            world.core.log.as_mut().unwrap().seal_all();
+        }
+        let held = put(&mut world, Class::Normal, "meanwhile");
+        let now = world.now();
+        assert!(!world.core.flush(Class::Normal, now));
+        let status = world.core.status(now, "/s".into());
+        assert!(status.alarm.is_some() && status.loss_window_s.is_none());
+        assert_eq!(status.frames, 2, "nothing was taken for durable");
+        // A local program is not turned away; the alarm says what its message is worth.
+        let stored = batch(&world, Class::Outbox, "message");
+        let id = world.core.store(stored, now).unwrap();
+        assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+        let calls = world.disk.state().calls;
+        world.at += SECOND;
+        let now = world.now();
+        world.core.tick(now);
+        assert_eq!(world.disk.state().calls, calls, "left alone for a minute");
+
+        world.disk.state().failing = false;
+        world.disk.state().read_only = false;
+        world.at += 61 * SECOND;
+        let now = world.now();
+        assert!(world.core.due().is_some_and(|due| due <= world.at));
+        world.core.tick(now);
+        let status = world.core.status(now, "/s".into());
+        assert!(status.alarm.is_none() && status.loss_window_s.is_some());
+        world.disk.crash();
+        let found = contents(&world.plan, &world.disk);
+        for seq in [kept, held, id.seq] {
+            assert!(found.contains_key(&seq), "{seq}");
+        }
+    }
+}
+
+#[test]
+fn losses_are_told_once_the_link_is_up_by_class_reason_and_time_and_not_too_often() {
+    let mut world = World::new(Plan { seed: 11, ..CALM });
+    let lose = |world: &mut World| {
+        let mut long = batch(world, Class::Bulk, "");
+        long.body = Bytes::from(vec![0; crate::frame::MAX_BODY + 1]);
+        let now = world.now();
+        assert!(world.core.store(long, now).is_err());
+    };
+    lose(&mut world);
+    world.at += 5 * SECOND;
+    lose(&mut world);
+    assert_eq!(world.core.tell_losses(world.at).len(), 0, "no link");
+    world.core.link(OTLP, true);
+    assert_eq!(
+        world.core.tell_losses(world.at),
+        ["lost 2 frames (2 items) of class bulk, reason too_large, readings from 1.000 to 6.000"]
+    );
+    lose(&mut world);
+    assert_eq!(world.core.tell_losses(world.at).len(), 0, "just told");
+    world.at += 60 * SECOND;
+    assert_eq!(world.core.tell_losses(world.at).len(), 1);
+    assert_eq!(world.core.tell_losses(world.at + 99 * SECOND).len(), 0);
+}
+
+#[test]
+fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
+    let mut plan = limits(&CALM);
+    plan.write_budget = 600_000;
+    let mut world = World::new(Plan { seed: 12, ..CALM });
+    world.core.reconfigure(plan, &subscriptions());
+    let mut windows = Vec::new();
+    for n in 0..400 {
+        put(&mut world, Class::Normal, &format!("{n}"));
+        let now = world.now();
+        let status = world.core.status(now, "/s".into());
+        let window = status.loss_window_s.unwrap();
+        windows.push(window);
+        world.at += SECOND;
+        let now = world.now();
+        world.core.tick(now);
+        let oldest = world.core.memory[Class::Normal as usize].values().next();
+        let age = oldest.map_or(0, |w| world.at - w.batch.first.boot_ns);
+        assert!(
+            age <= window as u64 * SECOND,
+            "{age} ns in memory, {window} s"
+        );
+    }
+    assert_eq!(windows[0], 10.0);
+    assert!(windows.contains(&20.0) && *windows.last().unwrap() > 20.0);
 }

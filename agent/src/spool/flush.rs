@@ -53,6 +53,9 @@ pub(super) struct Disk {
     failures: u32,
     /// The outbox has no room: what waits for it is refused.
     outbox_full: bool,
+    /// The disk has failed so often that memory is all there is.
+    failing: bool,
+    flash_seen: u64,
     /// A class that found no room is not written before this.
     full_until: [u64; 4],
     /// The longest recent sync, in nanoseconds.
@@ -102,6 +105,7 @@ impl<S: Storage> Core<S> {
     /// Writes what is due.
     pub(crate) fn tick(&mut self, now: Now) {
         let at = now.stamp.boot_ns;
+        self.keep_budget(at);
         if self.log.is_none() {
             return;
         }
@@ -121,6 +125,18 @@ impl<S: Storage> Core<S> {
         let slot = self.disk.last_slot.saturating_add(SLOT_EVERY) <= at;
         if (self.disk.advanced || self.disk.slot_due) && slot && at >= self.disk.retry_at {
             self.settle_cursors(now);
+        }
+    }
+
+    /// Takes what was written off the budget. Another window means other due times at once.
+    pub(super) fn keep_budget(&mut self, at: u64) {
+        let flash = self.log.as_ref().map_or(0, |log| log.flash);
+        let spent = flash.saturating_sub(self.disk.flash_seen);
+        self.disk.flash_seen = flash;
+        if self.budget.spend(spent, at) {
+            for class in Class::ALL {
+                self.refresh(class);
+            }
         }
     }
 
@@ -182,11 +198,12 @@ impl<S: Storage> Core<S> {
                     self.durable = ledger;
                     self.disk.outbox_full &= class != Class::Outbox;
                     self.disk.failures = 0;
+                    self.disk.failing = false;
                     self.disk.advanced = false;
                     self.alarm = None;
                 }
-                Err(WriteError::Full) => {
-                    if !self.evict(class) {
+                Err(full @ (WriteError::Full | WriteError::Share)) => {
+                    if !self.evict(class, matches!(full, WriteError::Share)) {
                         self.disk.outbox_full |= class == Class::Outbox;
                         if let Some(until) = self.disk.full_until.get_mut(class as usize) {
                             *until = at.saturating_add(RETRY_FULL);
@@ -203,6 +220,7 @@ impl<S: Storage> Core<S> {
                     self.disk.failures = self.disk.failures.saturating_add(1);
                     if self.disk.failures >= PATIENCE {
                         self.disk.failures = 0;
+                        self.disk.failing = true;
                         self.disk.retry_at = at.saturating_add(RETRY);
                         self.alarm = Some(format!(
                             "{error}; new data stays in memory and a power cut loses it. \
@@ -276,12 +294,13 @@ impl<S: Storage> Core<S> {
     /// The most that a power cut costs now; `None`: all that waits in memory.
     pub(super) fn promise(&self) -> Option<Duration> {
         let kept = self.log.is_some() && self.alarm.is_none();
-        kept.then_some(self.limits.loss_window)
+        kept.then(|| self.budget.stretched(self.limits.loss_window))
     }
 
     /// The loss window in effect, less what a sync takes.
     fn window(&self) -> u64 {
-        let window = u64::try_from(self.limits.loss_window.as_nanos()).unwrap_or(u64::MAX);
+        let window = self.budget.stretched(self.limits.loss_window);
+        let window = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         let margin = MARGIN
             .min(window / 8)
             .saturating_add(self.disk.slowest.saturating_mul(2));
@@ -410,7 +429,7 @@ impl<S: Storage> Core<S> {
             self.drop_waiting(Class::Outbox, seq, Reason::Refused);
             return Some(Err(Refused::Full));
         }
-        (self.log.is_none() || self.alarm.is_some()).then_some(Ok(id))
+        (self.log.is_none() || self.disk.failing).then_some(Ok(id))
     }
 
     /// Brings the files under a quota that has shrunk; the outbox stays.
@@ -419,12 +438,15 @@ impl<S: Storage> Core<S> {
             let usage = core.log.as_ref().map_or(0, super::log::Log::usage);
             usage > core.limits.quota
         };
-        while over(self) && self.evict(Class::Critical) {}
+        while over(self) && self.evict(Class::Critical, false) {}
     }
 
-    /// Removes the oldest segment that is worth no more than `class`.
-    fn evict(&mut self, class: Class) -> bool {
+    /// Removes the oldest segment that is worth no more than `class`; of its
+    /// own if others would not help.
+    fn evict(&mut self, class: Class, own: bool) -> bool {
         let order: &[Class] = match class {
+            Class::Critical if own => &[Class::Critical],
+            Class::Outbox if own => &[],
             Class::Bulk => &[Class::Bulk],
             Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
             Class::Critical => &[Class::Bulk, Class::Normal, Class::Critical],
@@ -474,7 +496,7 @@ impl<S: Storage> Core<S> {
                 self.disk.slot_due = false;
                 self.sweep();
             }
-            Err(WriteError::Full) => {}
+            Err(WriteError::Full | WriteError::Share) => {}
             Err(WriteError::Failed(error)) => {
                 self.alarm = Some(format!("{error}; after a restart some data is sent again"));
             }

@@ -7,6 +7,7 @@
 
 mod account;
 mod attach;
+mod budget;
 mod cursor;
 #[cfg(test)]
 mod edges;

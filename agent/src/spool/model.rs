@@ -68,6 +68,7 @@ pub(super) fn limits(plan: &Plan) -> SpoolLimits {
         reserve: 0,
         memory: plan.memory,
         loss_window: Duration::from_secs(10),
+        write_budget: 0,
         durability: Durability::Window,
     }
 }

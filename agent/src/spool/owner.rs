@@ -318,6 +318,9 @@ impl Owner {
 
     fn publish(&mut self) {
         let at = self.clock.boot_ns();
+        for line in self.core.tell_losses(at) {
+            log::warn!("spool: {line}");
+        }
         let age = at.saturating_sub(self.published);
         let uplinks = self.pending.iter().zip(&mut self.hungry);
         for ((sender, hungry), name) in uplinks.zip(UPLINK_NAMES) {

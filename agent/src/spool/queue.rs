@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::attach::Moved;
+use super::budget::Budget;
 use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::format::{FrameHeader, signal_slot};
 use super::log::{Counts, Log, Now, Pos, Segment};
@@ -103,13 +104,16 @@ pub(crate) struct Core<S: Storage> {
     pub(super) newer: [Ranges; 4],
     /// Frames that were named before the disk came have moved on by this (see `attach`).
     pub(super) moved: Moved,
+    pub(super) budget: Budget,
+    /// Losses that have not been told upstream.
+    pub(super) untold: Losses,
+    pub(super) tell_at: u64,
 }
 
 impl<S: Storage> Core<S> {
     /// An empty queue without a disk.
     pub(crate) fn new(limits: SpoolLimits, subscriptions: &[Subscription], epoch: u32) -> Self {
         let mut core = Self {
-            limits,
             epoch,
             log: None,
             readers: Default::default(),
@@ -125,6 +129,10 @@ impl<S: Storage> Core<S> {
             condemned: VecDeque::new(),
             newer: Default::default(),
             moved: Moved::default(),
+            budget: Budget::new(limits.write_budget),
+            limits,
+            untold: Losses::default(),
+            tell_at: 0,
         };
         core.subscribe(subscriptions);
         core
@@ -255,6 +263,7 @@ impl<S: Storage> Core<S> {
         if let Some(log) = &mut self.log {
             log.resize(limits.quota, limits.reserve);
         }
+        self.budget.resize(limits.write_budget);
         self.limits = limits;
         self.subscribe(subscriptions);
         self.sweep();
@@ -677,6 +686,7 @@ impl<S: Storage> Core<S> {
 
     pub(super) fn lose(&mut self, class: Class, reason: Reason, loss: Loss) {
         self.losses.add(class, reason, loss);
+        self.untold.add(class, reason, loss);
     }
 
     pub(super) fn waiting_mut(&mut self, class: Class) -> &mut BTreeMap<u64, Waiting> {

@@ -51,6 +51,7 @@ const BERTH: u64 = 1 << 32;
 struct Found {
     id: u64,
     len: u64,
+    occupied: u64,
     header: Result<SegmentHeader, Unreadable>,
 }
 
@@ -122,8 +123,10 @@ impl<S: Storage> Log<S> {
 
     fn list_segments(&mut self, class: Class) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
-        for (name, len) in self.storage.list(class.as_str())? {
-            let Some(id) = id_of(&name) else { continue };
+        for listed in self.storage.list(class.as_str())? {
+            let Some(id) = id_of(&listed.name) else {
+                continue;
+            };
             let mut bytes = [0; SEGMENT_HEADER];
             let count = self.storage.read_at(&path_of(class, id), 0, &mut bytes);
             let decoded =
@@ -134,7 +137,12 @@ impl<S: Storage> Log<S> {
                 Ok(header) if !own(&header) => Err(Unreadable::Damaged),
                 other => other,
             };
-            found.push(Found { id, len, header });
+            found.push(Found {
+                id,
+                len: listed.len,
+                occupied: listed.occupied,
+                header,
+            });
         }
         found.sort_by_key(|found| found.id);
         Ok(found)
@@ -147,6 +155,7 @@ impl<S: Storage> Log<S> {
             epoch: 0,
             end: SEGMENT_HEADER as u32,
             size: found.len,
+            occupied: found.occupied,
             stats: Stats::default(),
             closed: true,
             opaque: true,

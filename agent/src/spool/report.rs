@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use super::cursor::Reason;
 use super::log::{Now, SegmentClock};
 use super::queue::Core;
 use super::storage::Storage;
 use crate::frame::{Class, Stamp};
 use crate::status::{ClassStatus, CondemnedStatus, LostStatus, SpoolStatus};
 
+/// Losses are told upstream at most this often, in nanoseconds.
+const TELL_EVERY: u64 = 60_000_000_000;
+
 impl<S: Storage> Core<S> {
     /// All figures.
     pub(crate) fn status(&mut self, now: Now, dir: String) -> SpoolStatus {
+        self.keep_budget(now.stamp.boot_ns);
         let mut out = SpoolStatus {
             path: self.log.is_some().then_some(dir),
             alarm: self.alarm.clone(),
@@ -20,6 +25,11 @@ impl<S: Storage> Core<S> {
             limit_bytes: self.limits.quota,
             ..SpoolStatus::default()
         };
+        if let Some((a_day, left)) = self.budget.left() {
+            out.write_budget_bytes = Some(a_day);
+            out.write_budget_left_bytes = Some(left);
+        }
+        out.write_overrun_bytes = self.budget.overrun;
         let mut oldest = Oldest::default();
         for class in Class::ALL {
             let (counts, newer) = self.waiting(class, now, &mut oldest);
@@ -44,6 +54,8 @@ impl<S: Storage> Core<S> {
             out.written_bytes = log.written;
             out.syncs = log.syncs;
             out.damaged = log.damaged;
+            out.flash_bytes = log.flash;
+            out.device_written_bytes = log.device_written(now.stamp.boot_ns);
         }
         out.lost = self
             .losses
@@ -59,6 +71,32 @@ impl<S: Storage> Core<S> {
             })
             .collect();
         out
+    }
+
+    /// What to say upstream about losses, one line for each class and reason:
+    /// once some link is up, and at most once a minute.
+    pub(crate) fn tell_losses(&mut self, at: u64) -> Vec<String> {
+        let up = self.readers.iter().flatten().any(|reader| reader.up);
+        if !up || at < self.tell_at || self.untold.table.is_empty() {
+            return Vec::new();
+        }
+        self.tell_at = at.saturating_add(TELL_EVERY);
+        let untold = std::mem::take(&mut self.untold.table).into_iter();
+        // A signal without an uplink is how somebody wants it; telling would be lost the same way.
+        let untold = untold.filter(|((_, reason), _)| *reason != Reason::NoUplink);
+        untold
+            .map(|((class, reason), loss)| {
+                format!(
+                    "lost {} frames ({} items) of class {}, reason {}, readings from {} to {}",
+                    loss.frames,
+                    loss.items,
+                    class.as_str(),
+                    reason.as_str(),
+                    seconds(loss.first_unix_ns),
+                    seconds(loss.last_unix_ns),
+                )
+            })
+            .collect()
     }
 
     /// What waits in a class (on flash it is the most that any uplink still has
@@ -91,6 +129,15 @@ impl<S: Storage> Core<S> {
         }
         (out, newer)
     }
+}
+
+/// Seconds since 1970 with milliseconds, as receivers can compare them.
+fn seconds(unix_ns: u64) -> String {
+    format!(
+        "{}.{:03}",
+        unix_ns / 1_000_000_000,
+        unix_ns / 1_000_000 % 1000
+    )
 }
 
 /// The age of the oldest reading that waits, as far as the clocks can tell.
