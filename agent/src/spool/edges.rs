@@ -13,7 +13,7 @@ use super::{Lane, Outcome};
 use crate::frame::{Batch, Class, Codec, Signal};
 
 /// A batch read at the world's time.
-fn batch(world: &World, class: Class, body: &str) -> Batch {
+pub(super) fn batch(world: &World, class: Class, body: &str) -> Batch {
     let stamp = world.now().stamp;
     Batch {
         signal: Signal::Metrics,
@@ -27,20 +27,20 @@ fn batch(world: &World, class: Class, body: &str) -> Batch {
     }
 }
 
-fn put(world: &mut World, class: Class, body: &str) -> u64 {
+pub(super) fn put(world: &mut World, class: Class, body: &str) -> u64 {
     let now = world.now();
     let batch = batch(world, class, body);
     world.core.store(batch, now).unwrap().seq
 }
 
-fn flush(world: &mut World) {
+pub(super) fn flush(world: &mut World) {
     let now = world.now();
     for class in Class::ALL {
         assert!(world.core.flush(class, now));
     }
 }
 
-fn file(disk: &Simulated, name: &str) -> Vec<u8> {
+pub(super) fn file(disk: &Simulated, name: &str) -> Vec<u8> {
     let (_, len) = disk.files().into_iter().find(|(n, _)| n == name).unwrap();
     let mut bytes = vec![0; len];
     disk.clone().read_at(name, 0, &mut bytes).unwrap();
@@ -58,13 +58,13 @@ fn set_version(disk: &Simulated, name: &str, version: u8) {
     disk.plant(name, bytes);
 }
 
-fn first_segment(disk: &Simulated, folder: &str) -> String {
+pub(super) fn first_segment(disk: &Simulated, folder: &str) -> String {
     let mut names = disk.files().into_iter().map(|(name, _)| name);
     names.find(|name| name.starts_with(folder)).unwrap()
 }
 
 #[test]
-fn a_newer_programs_segment_is_counted_kept_and_taken_up_again_by_the_newer_program() {
+pub(super) fn a_newer_programs_segment_is_counted_kept_and_taken_up_again_by_the_newer_program() {
     let mut world = World::new(Plan { seed: 1, ..CALM });
     let old = put(&mut world, Class::Normal, "from the newer program");
     let now = world.now();
@@ -224,7 +224,7 @@ fn a_disk_that_turns_up_late_gets_what_waited_and_no_name_is_used_twice() {
 }
 
 #[test]
-fn the_outbox_answers_after_its_sync_and_refuses_when_full() {
+pub(super) fn the_outbox_answers_after_its_sync_and_refuses_when_full() {
     let plan = Plan {
         seed: 6,
         quota: 80_000,
@@ -421,7 +421,7 @@ fn losses_are_told_once_the_link_is_up_by_class_reason_and_time_and_not_too_ofte
 }
 
 #[test]
-fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
+pub(super) fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
     let mut plan = limits(&CALM);
     plan.write_budget = 600_000;
     let mut world = World::new(Plan { seed: 12, ..CALM });

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::Refused;
 use super::cursor::{Ledger, Reason};
 use super::log::{Now, Record, WriteError};
+use super::mutant::{Mutant, made};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
 use crate::config::Durability;
@@ -277,6 +278,9 @@ impl<S: Storage> Core<S> {
             let Some(reader) = reader else { continue };
             done.clone_from(&reader.given);
             for (&seq, open) in &reader.open {
+                if made(Mutant::CursorAhead) {
+                    break;
+                }
                 if let Some(ranges) = done.get_mut(open.class as usize) {
                     ranges.remove(seq);
                 }
@@ -446,6 +450,7 @@ impl<S: Storage> Core<S> {
     fn evict(&mut self, class: Class, own: bool) -> bool {
         let order: &[Class] = match class {
             Class::Critical if own => &[Class::Critical],
+            Class::Outbox if made(Mutant::OutboxEvicted) => &[Class::Outbox],
             Class::Outbox if own => &[],
             Class::Bulk => &[Class::Bulk],
             Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
@@ -488,17 +493,29 @@ impl<S: Storage> Core<S> {
             self.disk.slot_due = false;
             return;
         }
+        if self.save_cursors() {
+            self.sweep();
+        }
+    }
+
+    /// Writes the cursors into their own file.
+    pub(super) fn save_cursors(&mut self) -> bool {
+        let ledger = self.ledger();
+        let Some(log) = &mut self.log else {
+            return false;
+        };
         self.version = ledger.version;
         match log.write_slot(&ledger) {
             Ok(()) => {
                 self.durable = ledger;
                 self.disk.advanced = false;
                 self.disk.slot_due = false;
-                self.sweep();
+                true
             }
-            Err(WriteError::Full | WriteError::Share) => {}
+            Err(WriteError::Full | WriteError::Share) => false,
             Err(WriteError::Failed(error)) => {
                 self.alarm = Some(format!("{error}; after a restart some data is sent again"));
+                false
             }
         }
     }

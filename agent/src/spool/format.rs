@@ -31,6 +31,7 @@
 
 use crc32c::{crc32c, crc32c_append};
 
+use super::mutant::{Mutant, made};
 use crate::frame::{Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 
 /// The version this program writes; it reads no newer one.
@@ -302,7 +303,7 @@ impl FrameParts<'_> {
 /// Appends a frame.
 pub(crate) fn encode_frame(out: &mut Vec<u8>, nonce: u64, parts: &FrameParts<'_>, payload: &[u8]) {
     let start = out.len();
-    let seed = crc32c(&nonce.to_le_bytes());
+    let seed = seed(nonce);
     let meta = encode_meta(parts);
     out.reserve(FRAME_HEADER + meta.len() + payload.len());
     out.extend_from_slice(FRAME_MAGIC);
@@ -353,7 +354,7 @@ pub(crate) fn decode_header(bytes: &[u8], nonce: u64) -> Option<FrameHeader> {
         return None;
     }
     let crc = Input::new(bytes.get(header_len - 4..)?).u32()?;
-    let seed = crc32c(&nonce.to_le_bytes());
+    let seed = seed(nonce);
     if crc32c_append(seed, bytes.get(..header_len - 4)?) != crc {
         return None;
     }
@@ -392,8 +393,17 @@ impl FrameHeader {
     /// Whether `payload` is what was written.
     pub(crate) fn matches(&self, payload: &[u8], nonce: u64) -> bool {
         payload.len() == self.payload_len
-            && crc32c_append(crc32c(&nonce.to_le_bytes()), payload) == self.payload_crc
+            && (crc32c_append(seed(nonce), payload) == self.payload_crc
+                || made(Mutant::PayloadUnchecked))
     }
+}
+
+/// What a segment's checksums begin with.
+fn seed(nonce: u64) -> u32 {
+    if made(Mutant::UnseededChecksums) {
+        return 0;
+    }
+    crc32c(&nonce.to_le_bytes())
 }
 
 /// Where the next frame may begin, at or after `from`.

@@ -13,6 +13,7 @@ use super::cursor::{Ledger, SLOT, SLOT_FILE, UPLINKS};
 use super::format::{
     self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SegmentHeader, Stats,
 };
+use super::mutant::{Mutant, made};
 use super::storage::{Storage, is_full};
 use crate::frame::{Batch, Class, Stamp};
 
@@ -392,10 +393,11 @@ impl<S: Storage> Log<S> {
         let grown = blocks(size + FOOTER as u64).saturating_sub(before);
         // The cursor file has its share before it exists.
         let share = SLOTS - self.slots_share();
+        let free = made(Mutant::QuotaIgnored);
         if fresh && !self.inodes {
             return Err(WriteError::Full);
         }
-        if self.class_usage(class) + grown > self.cap(class, limit) {
+        if self.class_usage(class) + grown > self.cap(class, limit) && !free {
             return Err(WriteError::Share);
         }
         // `critical` finds room for a segment even before anything has gone.
@@ -403,7 +405,7 @@ impl<S: Storage> Log<S> {
             Class::Critical => 0,
             _ => self.headroom(limit),
         };
-        if self.usage() + share + headroom + grown > limit {
+        if self.usage() + share + headroom + grown > limit && !free {
             return Err(WriteError::Full);
         }
         self.append(class, id, nonce, fresh, &out, now)?;
@@ -541,8 +543,17 @@ impl<S: Storage> Log<S> {
         storage.append(&mut active.file, bytes)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         self.syncs = self.syncs.saturating_add(1);
-        storage.sync(&mut active.file)?;
-        if fresh {
+        let synced = if made(Mutant::NoSync) {
+            Ok(())
+        } else {
+            storage.sync(&mut active.file)
+        };
+        match synced {
+            Err(_) if made(Mutant::FailedSyncTaken) => {}
+            Err(_) if made(Mutant::SyncAskedAgain) => storage.sync(&mut active.file)?,
+            result => result?,
+        }
+        if fresh && !made(Mutant::NoFolderSync) {
             storage.sync_dir(class.as_str())?;
         }
         // A file without a name takes everything, and keeps nothing.

@@ -16,7 +16,10 @@ mod format;
 mod log;
 #[cfg(test)]
 mod model;
+mod mutant;
 mod owner;
+#[cfg(test)]
+mod proof;
 mod queue;
 mod read;
 mod reader;

@@ -19,6 +19,7 @@ use super::budget::Budget;
 use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::format::{FrameHeader, signal_slot};
 use super::log::{Counts, Log, Now, Pos, Segment};
+use super::mutant::{Mutant, made};
 use super::reader::{Reader, mask_of};
 use super::storage::Storage;
 use super::{Lane, Outcome, Pending, Refused, Subscription};
@@ -361,6 +362,9 @@ impl<S: Storage> Core<S> {
             memory,
             ..
         } = self;
+        if made(Mutant::HeldByTheDead) && readers.iter().flatten().any(|r| r.required && !r.up) {
+            return None;
+        }
         let reader = readers.get_mut(slot)?.as_mut()?;
         let (from, until) = reader.span(lane);
         let again = reader.open.range(from..until);

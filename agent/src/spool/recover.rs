@@ -15,6 +15,7 @@ use std::io;
 use super::cursor::{Ledger, Loss, Ranges, UPLINKS};
 use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats, Unreadable};
 use super::log::{Counts, Log, Pos, Segment, SegmentClock, path_of};
+use super::mutant::{Mutant, made};
 use super::storage::Storage;
 use crate::frame::Class;
 
@@ -87,7 +88,7 @@ impl<S: Storage> Log<S> {
                     .get(index + 1)
                     .and_then(|next| next.header.as_ref().ok());
                 let limit = next
-                    .filter(|next| next.previous == this.id)
+                    .filter(|next| next.previous == this.id && !made(Mutant::PreviousEndIgnored))
                     .map_or(u32::MAX, |next| next.previous_end);
                 self.take(class, this, limit, &mut out);
             }
@@ -118,6 +119,9 @@ impl<S: Storage> Log<S> {
         }
         out.ledger = self.newest_ledger(ledgers);
         out.ledger.next_seq = out.ledger.seq_floor().max(highest.saturating_add(1));
+        if made(Mutant::ReusedIds) {
+            out.ledger.next_seq = 1;
+        }
         Ok(out)
     }
 
@@ -311,7 +315,7 @@ impl<S: Storage> Log<S> {
         self.holder = (best.version, None);
         places.sort_by_key(|(version, _, _)| std::cmp::Reverse(*version));
         for (version, class, pos) in places {
-            if version < best.version {
+            if version < best.version || made(Mutant::CommitsIgnored) {
                 break;
             }
             let read = self.header_at(class, pos);

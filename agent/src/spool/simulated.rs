@@ -53,9 +53,8 @@ pub(crate) struct State {
     /// Every sync fails; nothing can be made or written.
     pub(crate) failing: bool,
     pub(crate) read_only: bool,
-    /// Mistakes the suite must catch.
-    pub(crate) lying_sync: bool,
-    pub(crate) lying_sync_dir: bool,
+    /// The power went while a name was being removed.
+    pub(crate) cut_in_unlink: bool,
 }
 
 /// The disk; clones share it.
@@ -78,8 +77,7 @@ impl Simulated {
             no_inodes: false,
             failing: false,
             read_only: false,
-            lying_sync: false,
-            lying_sync_dir: false,
+            cut_in_unlink: false,
         })))
     }
 
@@ -212,9 +210,6 @@ impl State {
     }
 
     fn settle(&mut self, number: u64) {
-        if self.lying_sync {
-            return;
-        }
         let inode = self.inodes.entry(number).or_default();
         for (offset, bytes) in inode.pending.drain(..) {
             if inode.durable.len() < offset + bytes.len() {
@@ -319,9 +314,6 @@ impl Storage for Simulated {
             return Err(io::Error::other("sync of a folder failed"));
         }
         state.alive()?;
-        if state.lying_sync_dir {
-            return Ok(());
-        }
         let inside = |name: &str| match name.rsplit_once('/') {
             Some((folder, _)) => folder == path,
             None => path.is_empty(),
@@ -350,6 +342,7 @@ impl Storage for Simulated {
         let mut state = self.state();
         state.step()?;
         state.names.remove(path);
+        state.cut_in_unlink |= state.dead;
         state.alive()
     }
 
