@@ -1,6 +1,6 @@
 //! Wiring and shutdown order, nothing else.
 //!
-//! A reload changes the running [`Parts`] in place: what has been sampled stays
+//! A reload changes the running parts in place: what has been sampled stays
 //! where it is, and only uplinks whose own settings changed connect anew. What
 //! names the process to others (its folders, sockets, identity and clock rule)
 //! stays until the next start.
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::{Span as _, SpanKind, Status as SpanStatus};
+use opentelemetry::trace::{FutureExt as _, Span as _, SpanKind, Status as SpanStatus};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -151,21 +151,22 @@ impl Daemon {
             daemon.config.paths.status_socket.display(),
         );
 
-        let code = loop {
+        let lost = loop {
             tokio::select! {
-                _ = terminate.recv() => break ExitCode::SUCCESS,
-                _ = interrupt.recv() => break ExitCode::SUCCESS,
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
                 _ = hangup.recv() => daemon.reload().await,
-                part = daemon.parts.lost_one() => {
-                    log::error!("{part} ended by itself, which is a bug; stopping so that the service manager starts a whole agent again");
-                    break ExitCode::FAILURE;
-                }
+                part = daemon.parts.lost_one() => break Some(part),
             }
         };
-        let synced = daemon.end().await;
+        let synced = daemon.end(lost).await;
         door_stop.cancel();
         join("the door", door, DOOR_CLOSES).await;
-        Ok(if synced { code } else { ExitCode::FAILURE })
+        Ok(if synced && lost.is_none() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     /// Loads the configuration again. What it got wrong is said in the status,
@@ -173,12 +174,22 @@ impl Daemon {
     async fn reload(&mut self) {
         self.notifier.reloading();
         let mut span = trace::routine("reload", SpanKind::Internal).start(&self.parts.tracer());
+        let within = trace::inside(span.span_context());
+        if !self.load_again().with_context(within).await {
+            span.set_status(SpanStatus::error("configuration refused"));
+        }
+        span.end();
+        self.notifier.ready();
+    }
+
+    /// `false`: it was refused.
+    async fn load_again(&mut self) -> bool {
         match config::load(self.options.config.as_deref(), &self.env) {
             Err(problems) => {
                 let problems = problems.to_string();
                 log::error!("reload refused, the old configuration stays: {problems}");
-                span.set_status(SpanStatus::error("configuration refused"));
                 self.board.reload_refused(problems);
+                false
             }
             Ok(loaded) => {
                 for warning in &loaded.warnings.0 {
@@ -198,10 +209,9 @@ impl Daemon {
                 self.config = config;
                 self.board.reloaded(&self.config);
                 log::info!("configuration loaded again");
+                true
             }
         }
-        span.end();
-        self.notifier.ready();
     }
 
     fn keep_what_needs_a_restart(&self, mut new: Config) -> Config {
@@ -226,13 +236,21 @@ impl Daemon {
         new
     }
 
-    /// With the flow: gauges, spans and logs, uplinks, spool. `false`: something
-    /// was still unwritten when the time was up.
-    async fn end(self) -> bool {
+    /// With the flow: gauges, spans and logs, uplinks, spool. With a part lost
+    /// the rest of the flow cannot be trusted to end, so only the spool is
+    /// saved. `false`: something was still unwritten when the time was up.
+    async fn end(self, lost: Option<&str>) -> bool {
         self.notifier.stopping();
         let budget = self.config.shutdown;
-        log::info!("stopping, within {budget:?}");
-        self.parts.finish(budget / 2).await;
+        match lost {
+            None => {
+                log::info!("stopping, within {budget:?}");
+                self.parts.finish(budget / 2).await;
+            }
+            Some(part) => log::error!(
+                "{part} ended by itself, which is a bug; stopping, so that the service manager starts a whole agent again"
+            ),
+        }
         let synced = self.spool.stop(budget / 4).await;
         if !synced {
             log::error!(

@@ -246,7 +246,9 @@ impl<S: Store + Sync> Shell<S> {
             .build(trace::routine("tick", SpanKind::Internal));
         let now = self.clock.now();
         if self.recorder.steps_at(now) {
-            log::warn!("the wall clock was set; the batch before it is sealed");
+            trace::within(span.span_context(), || {
+                log::warn!("the wall clock was set; the batch before it is sealed");
+            });
             self.seal().await;
         }
         let host: Families = families
@@ -378,10 +380,13 @@ impl<S: Store + Sync> Shell<S> {
         self.recorder.clear();
         for batch in batches {
             let items = u64::from(batch.items);
+            let producer = batch.context.as_ref().map(span_context);
             self.figures.batches += 1;
             if let Err(refused) = self.spool.store(batch).await {
                 self.figures.refused += items;
-                log::warn!("the spool refused a batch of {items} data points: {refused:?}");
+                trace::within(&producer.unwrap_or(SpanContext::NONE), || {
+                    log::warn!("the spool refused a batch of {items} data points: {refused}");
+                });
             }
         }
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
@@ -436,14 +441,17 @@ fn encode(
 }
 
 fn link(context: &TraceContext) -> Link {
-    let context = SpanContext::new(
+    Link::with_context(span_context(context))
+}
+
+fn span_context(context: &TraceContext) -> SpanContext {
+    SpanContext::new(
         TraceId::from_bytes(context.trace_id),
         SpanId::from_bytes(context.span_id),
         TraceFlags::new(context.flags),
         false,
         TraceState::default(),
-    );
-    Link::with_context(context)
+    )
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A gateway's folders and configuration; outlives the agent's starts.
 #[derive(Debug)]
 pub struct Gateway {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// table -> key -> value as TOML
     tables: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -33,6 +34,8 @@ pub struct Agent {
     child: Child,
     stderr: PathBuf,
     socket: PathBuf,
+    /// Its folders stay while it runs, also when the gateway was only needed to start it.
+    _dir: Arc<TempDir>,
 }
 
 impl Gateway {
@@ -47,7 +50,7 @@ impl Gateway {
             .tempdir()
             .expect("a folder for the gateway");
         let mut gateway = Self {
-            dir,
+            dir: Arc::new(dir),
             tables: BTreeMap::new(),
         };
         let folder = |name: &str| gateway.path(name).display().to_string();
@@ -129,14 +132,24 @@ impl Gateway {
         self.path("status.sock")
     }
 
-    /// Bytes of the spool's files right now.
-    pub fn spool_bytes(&self) -> u64 {
-        let files = std::fs::read_dir(self.spool()).into_iter().flatten();
-        files
+    /// The spool's files with data in them: segments, not cursors or the lock.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let classes = std::fs::read_dir(self.spool()).into_iter().flatten();
+        classes
             .flatten()
-            .filter_map(|file| file.metadata().ok())
-            .map(|file| file.len())
-            .sum()
+            .filter_map(|class| std::fs::read_dir(class.path()).ok())
+            .flatten()
+            .flatten()
+            .map(|file| file.path())
+            .filter(|file| file.is_file())
+            .collect()
+    }
+
+    /// Bytes of the spool's segments right now.
+    pub fn spool_bytes(&self) -> u64 {
+        let files = self.segments();
+        let sizes = files.iter().filter_map(|file| file.metadata().ok());
+        sizes.map(|file| file.len()).sum()
     }
 
     /// The configuration as a file's text.
@@ -196,6 +209,7 @@ impl Gateway {
             child,
             stderr,
             socket: self.socket(),
+            _dir: Arc::clone(&self.dir),
         }
     }
 

@@ -8,7 +8,6 @@
 use std::path::Path;
 
 use sonde_agent::status::Status;
-use sonde_tests::agent::Gateway;
 use sonde_tests::agent::binary;
 use sonde_tests::link::Mode;
 use sonde_tests::world::{END, LATER, Otlp, SOON, finish};
@@ -54,7 +53,8 @@ async fn a_full_disk_in_an_outage_is_said_and_new_data_flows_afterwards() {
         .unwrap();
     otlp.link.set(Mode::Up).await;
     otlp.tick(status.agent.ticks + 2).await;
-    assert!(agent.terminate(END).await.unwrap().success());
+    let exit = agent.terminate(END).await.unwrap();
+    assert!(exit.success(), "{exit}\n{}", agent.stderr());
 }
 
 #[tokio::test]
@@ -87,18 +87,24 @@ async fn nothing_found_in_the_folder_stops_the_start() {
         .await
         .unwrap();
     agent.kill().await;
-    for (name, file) in files(&gateway) {
-        let mut bytes = std::fs::read(&file).unwrap();
+    let segments = gateway.segments();
+    assert!(!segments.is_empty(), "no segment to damage");
+    for file in segments.iter().chain(&[gateway.spool().join("cursors")]) {
+        // The cursors may not have been written yet.
+        let mut bytes = std::fs::read(file).unwrap_or_default();
         for at in (bytes.len() / 3..bytes.len()).step_by(97) {
             bytes[at] ^= 0x55;
         }
         bytes.truncate(bytes.len() * 9 / 10);
-        std::fs::write(&file, bytes).unwrap();
-        std::fs::write(gateway.spool().join(format!("copy of {name}")), [0xff; 999]).unwrap();
+        std::fs::write(file, bytes).unwrap();
+        let mut name = file.file_name().unwrap().to_owned();
+        name.push(" (copy)");
+        std::fs::write(file.with_file_name(name), [0xff; 999]).unwrap();
+        std::fs::create_dir(file.with_extension("a-folder")).unwrap();
     }
-    std::fs::create_dir(gateway.spool().join("00000000.a-folder")).unwrap();
     let mut agent = gateway.start();
-    agent.ready().await.unwrap();
+    let found = agent.ready().await.unwrap().spool;
+    assert!(found.damaged > 0, "the damage was not noticed: {found:?}");
     otlp.link.set(Mode::Up).await;
     otlp.collector
         .book
@@ -135,18 +141,4 @@ fn on_disk(folder: &Path, options: &str) -> Command {
         .arg(folder)
         .arg(binary());
     command
-}
-
-fn files(gateway: &Gateway) -> Vec<(String, std::path::PathBuf)> {
-    std::fs::read_dir(gateway.spool())
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.path().is_file())
-        .map(|entry| {
-            (
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            )
-        })
-        .collect()
 }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use sonde_tests::agent::{Gateway, run};
+use sonde_tests::ledger::Ledger;
 use sonde_tests::link::Mode;
 use sonde_tests::workspace;
-use sonde_tests::world::{END, LATER, Otlp, SOON, finish};
+use sonde_tests::world::{END, LATER, Mqtt, Otlp, SOON, finish, set_links};
 
 #[tokio::test]
 async fn sigterm_sends_what_is_left_and_ends_with_0() {
@@ -59,10 +61,44 @@ async fn sigterm_without_a_link_keeps_everything_for_the_next_start() {
 #[tokio::test]
 async fn sigterm_in_a_black_hole_ends_within_its_bound() {
     let otlp = Otlp::start().await;
-    let mut agent = otlp.gateway("term-hole").start();
+    let id = "term-hole";
+    let mqtt = Mqtt::plain(id).await;
+    let mut gateway = otlp.gateway(id);
+    mqtt.connect(&mut gateway, id);
+    gateway.text("shutdown.timeout", "6s");
+    // Requests that would outlast the bound by far.
+    gateway
+        .text("uplink.otlp.timeout", "60s")
+        .text("uplink.mqtt.timeout", "60s");
+    let mut agent = gateway.start();
     otlp.tick(2).await;
-    otlp.link.set(Mode::BlackHole).await;
-    assert!(agent.terminate(END).await.unwrap().success());
+    mqtt.tick(2).await;
+    set_links(&otlp, &mqtt, Mode::BlackHole).await;
+    let from = agent.ready().await.unwrap().agent.ticks;
+    let last = agent
+        .wait("frames sent into the hole", SOON, |status| {
+            status.agent.ticks >= from + 4
+        })
+        .await
+        .unwrap()
+        .agent
+        .ticks;
+    // The bound, and what a busy machine adds to it.
+    let exit = agent.terminate(Duration::from_secs(6 + 4)).await.unwrap();
+    assert!(exit.success(), "{exit}\n{}", agent.stderr());
+    // And what was in flight is there after the next start.
+    set_links(&otlp, &mqtt, Mode::Up).await;
+    let mut agent = gateway.start();
+    let both = |ledger: &Ledger| ledger.instances().len() == 2;
+    for book in [&otlp.collector.book, &mqtt.subscriber.book] {
+        book.wait("both starts", LATER, both).await.unwrap();
+    }
+    otlp.tick(2).await;
+    mqtt.tick(2).await;
+    finish(&mut agent, Some(&otlp), Some(&mqtt)).await;
+    for verdict in [otlp.prove(id), mqtt.prove()] {
+        assert!(verdict.instances[0].last_tick >= last, "{verdict:?}");
+    }
 }
 
 #[tokio::test]
@@ -97,6 +133,29 @@ async fn sighup_takes_a_good_config() {
         .extend(second.collector.book.copy().deliveries);
     let verdict = sonde_tests::proof::judge(&all);
     assert!(verdict.holds(), "{:?}", verdict.failures());
+}
+
+#[tokio::test]
+async fn a_reload_to_another_address_takes_along_what_waits() {
+    let dead = Otlp::start().await;
+    let alive = Otlp::start().await;
+    dead.link.set(Mode::BlackHole).await;
+    let mut gateway = dead.gateway("hup-moves");
+    let mut agent = gateway.start();
+    agent
+        .wait("a backlog in memory and on disk", LATER, |status| {
+            status.agent.ticks >= 10 && gateway.spool_bytes() > 0
+        })
+        .await
+        .unwrap();
+    gateway.otlp(&alive.url()).write();
+    agent.reload();
+    alive.tick(12).await;
+    finish(&mut agent, Some(&alive), None).await;
+    // From the first tick on: the proof finds gaps only up to the last tick that came.
+    let verdict = alive.prove("hup-moves");
+    assert_eq!(verdict.instances.len(), 1, "{verdict:?}");
+    assert!(dead.collector.book.is_empty());
 }
 
 #[tokio::test]
@@ -200,6 +259,28 @@ async fn check_says_what_is_wrong_and_where() {
     std::fs::write(&file, [b'[', 0xff, 0xfe, b']']).unwrap();
     check(&file, 2, &["UTF-8"]).await;
     check(&gateway.path("missing.toml"), 2, &["missing.toml"]).await;
+}
+
+#[tokio::test]
+async fn a_secret_that_comes_later_is_waited_for() {
+    let otlp = Otlp::start().await;
+    let mut gateway = otlp.gateway("late-secret");
+    let secret = gateway.path("headers");
+    gateway.text("uplink.otlp.headers_file", &secret.display().to_string());
+    let mut agent = gateway.start();
+    let status = agent
+        .wait("the missing secret in the status", SOON, |status| {
+            let error = status.uplinks[0].last_error.as_deref();
+            status.agent.ticks >= 4 && error.is_some_and(|why| why.contains("headers"))
+        })
+        .await
+        .unwrap();
+    assert!(status.spool.lost.is_empty(), "{:?}", status.spool.lost);
+    assert!(otlp.collector.book.is_empty(), "sent without its secret");
+    std::fs::write(&secret, "Authorization: Bearer late\n").unwrap();
+    otlp.tick(status.agent.ticks + 1).await;
+    finish(&mut agent, Some(&otlp), None).await;
+    otlp.prove("late-secret");
 }
 
 /// It may come later (a credential that is rotated in): data waits, nothing is refused.

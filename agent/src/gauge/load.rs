@@ -5,13 +5,16 @@
 //! ```
 //!
 //! OpenTelemetry 1.44 has no name for the load averages. `/proc/loadavg`
-//! counts threads, so processes are counted as the numbered folders of
-//! `/proc`. Uptime comes from the tick's own `CLOCK_BOOTTIME`.
+//! counts threads. Processes are the numbered folders of `/proc`, but listing
+//! them is the dearest thing a tick could do, so they are derived from its link
+//! count: two, one for each folder, and the kernel adds the number of processes
+//! (`proc_root_getattr` in fs/proc/root.c). The other folders are counted now
+//! and then. Uptime comes from the tick's own `CLOCK_BOOTTIME`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Dir, Mode, OFlags};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 
 use super::file::KernelFile;
 use super::table::{LOAD_1M, LOAD_5M, LOAD_15M, PROCESS_COUNT, UPTIME};
@@ -25,7 +28,7 @@ const GRAIN: f64 = 256.0;
 #[derive(Debug)]
 pub struct Load {
     file: KernelFile,
-    proc: std::path::PathBuf,
+    processes: Processes,
     series: Option<[Option<SeriesId>; 5]>,
 }
 
@@ -34,7 +37,11 @@ impl Load {
     pub fn new(root: &Path) -> Self {
         Self {
             file: KernelFile::new(root.join("proc/loadavg")),
-            proc: root.join("proc"),
+            processes: Processes {
+                folder: root.join("proc"),
+                others: 0,
+                reads: 0,
+            },
             series: None,
         }
     }
@@ -59,7 +66,7 @@ impl Source for Load {
             out.put(id, value);
         }
         out.put(uptime, Value::grained(now.boot_ns as f64 / 1e9, GRAIN));
-        out.put(processes, count(&self.proc));
+        out.put(processes, self.processes.count());
         Ok(())
     }
 }
@@ -78,31 +85,72 @@ fn parse(loadavg: &str) -> [Result<Value, Missing>; 3] {
     })
 }
 
-/// Entries of a folder whose names are numbers, without allocating per name.
-fn count(folder: &Path) -> Result<Value, Missing> {
-    let listed = || -> rustix::io::Result<u64> {
+/// Drivers make folders in `/proc` when they are loaded, which is seldom.
+const RECOUNT: u32 = 64;
+
+/// Counts processes by the link count of `/proc`.
+#[derive(Debug)]
+struct Processes {
+    folder: PathBuf,
+    /// Links that are not processes.
+    others: u64,
+    reads: u32,
+}
+
+impl Processes {
+    fn count(&mut self) -> Result<Value, Missing> {
+        if self.reads.is_multiple_of(RECOUNT) {
+            self.others = 2 + entries(&self.folder)?.other_folders;
+        }
+        self.reads = self.reads.wrapping_add(1);
+        let links = rustix::fs::stat(&self.folder).map_err(|error| Missing::of(&error.into()))?;
+        // As wide as the target makes it.
+        #[allow(clippy::useless_conversion)]
+        let links = u64::from(links.st_nlink);
+        match links.checked_sub(self.others) {
+            Some(processes) if processes > 0 => Value::whole(processes),
+            // Not every file system counts folders as links; then they are listed.
+            _ => match entries(&self.folder)?.numbered {
+                // With hidepid and without a process of our own in sight there is nothing to count.
+                0 => Err(Missing::Denied),
+                processes => Value::whole(processes),
+            },
+        }
+    }
+}
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Names that are numbers.
+    numbered: u64,
+    /// Folders with any other name.
+    other_folders: u64,
+}
+
+/// Counts without allocating for each name.
+fn entries(folder: &Path) -> Result<Entries, Missing> {
+    let listed = || -> rustix::io::Result<Entries> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder: OwnedFd = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
-        let mut found = 0;
+        let mut found = Entries::default();
         for entry in Dir::new(folder)? {
             let entry = entry?;
-            if entry.file_name().to_bytes().iter().all(u8::is_ascii_digit) {
-                found += 1;
+            let name = entry.file_name().to_bytes();
+            if name.iter().all(u8::is_ascii_digit) {
+                found.numbered += 1;
+            } else if entry.file_type() == FileType::Directory && name != b"." && name != b".." {
+                found.other_folders += 1;
             }
         }
         Ok(found)
     };
-    match listed() {
-        // With hidepid and without a process of our own in sight there is nothing to count.
-        Ok(0) => Err(Missing::Denied),
-        Ok(found) => Value::whole(found),
-        Err(error) => Err(Missing::of(&error.into())),
-    }
+    listed().map_err(|error| Missing::of(&error.into()))
 }
 
-/// Entries of a folder of numbers, `.` and `..` left out.
-pub(super) fn count_numbers(folder: &Path) -> Result<Value, Missing> {
-    count(folder)
+/// Entries of a folder of numbers.
+pub(super) fn count_numbers(folder: &Path) -> Result<u64, Missing> {
+    Ok(entries(folder)?.numbered)
 }
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ use crate::frame::Stamp;
 pub struct Process {
     stat: KernelFile,
     files: PathBuf,
+    /// Since Linux 6.2 the folder's size says how many descriptors are open
+    /// (`proc_fd_getattr` in fs/proc/fd.c); elsewhere, and before, they are listed.
+    sized: bool,
     series: Option<[Option<SeriesId>; 6]>,
     page: u64,
     per_second: f64,
@@ -35,6 +38,7 @@ impl Process {
         Self {
             stat: KernelFile::new(root.join("proc/self/stat")),
             files: root.join("proc/self/fd"),
+            sized: root == Path::new("/"),
             series: None,
             page,
             per_second: ticks_per_second(),
@@ -68,17 +72,27 @@ impl Source for Process {
             Value::whole(size),
             seconds(user, self.per_second),
             seconds(system, self.per_second),
-            // The folder's own descriptor is one of them while it is read.
-            count_numbers(&self.files).map(|value| match value {
-                Value::Int(count) => Value::Int(count.saturating_sub(1)),
-                other => other,
-            }),
+            self.open_files(),
             Value::whole(threads),
         ];
         for (id, value) in ids.into_iter().zip(values) {
             out.put(id, value);
         }
         Ok(())
+    }
+}
+
+impl Process {
+    fn open_files(&self) -> Result<Value, Missing> {
+        if self.sized
+            && let Ok(folder) = rustix::fs::stat(&self.files)
+            && let Ok(open) = u64::try_from(folder.st_size)
+            && open > 0
+        {
+            return Value::whole(open);
+        }
+        // The folder's own descriptor is one of them while it is read.
+        Value::whole(count_numbers(&self.files)?.saturating_sub(1))
     }
 }
 

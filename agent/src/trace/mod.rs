@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::logs::LoggerProvider as _;
-use opentelemetry::trace::{SpanBuilder, SpanContext, SpanKind, TracerProvider as _};
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::trace::{
+    SpanBuilder, SpanContext, SpanKind, TraceContextExt as _, TracerProvider as _,
+};
+use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData};
@@ -79,6 +81,18 @@ pub fn context_of(span: &SpanContext) -> TraceContext {
         flags: span.trace_flags().to_u8(),
         state: span.trace_state().header().into(),
     }
+}
+
+/// The context of work that is done within a span: what it logs names that
+/// span. For futures: `work.with_context(trace::inside(span.span_context()))`.
+pub fn inside(span: &SpanContext) -> Context {
+    Context::current().with_remote_span_context(span.clone())
+}
+
+/// Does something short within a span, see [`inside`].
+pub fn within<T>(span: &SpanContext, work: impl FnOnce() -> T) -> T {
+    let _entered = inside(span).attach();
+    work()
 }
 
 /// The SDK and the path from it into the spool: spans and log records.

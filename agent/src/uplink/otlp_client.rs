@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use opentelemetry::KeyValue;
-use opentelemetry::trace::{Span, SpanKind, Status, Tracer as _};
+use opentelemetry::trace::{FutureExt as _, Span, SpanContext, SpanKind, Status, Tracer as _};
 use tokio::task::JoinHandle;
 
 use super::delivery::Verdict;
@@ -62,6 +62,8 @@ pub(super) struct Client {
     /// What was last said about bad lines, so that it is said once.
     told: Vec<String>,
     connection: Option<Connection>,
+    /// The attempt to connect that failed last, for whoever reports it.
+    failed_attempt: Option<SpanContext>,
     last_warning: Option<u64>,
     silent_warnings: u64,
 }
@@ -121,6 +123,7 @@ impl Client {
             reread: true,
             told: Vec::new(),
             connection: None,
+            failed_attempt: None,
             last_warning: None,
             silent_warnings: 0,
         }
@@ -138,6 +141,11 @@ impl Client {
         self.connection = None;
     }
 
+    /// The span of the attempt to connect that has just failed, once.
+    pub(super) fn failed_attempt(&mut self) -> Option<SpanContext> {
+        self.failed_attempt.take()
+    }
+
     /// Makes a connection, under a span of its own. The error is a
     /// [`Verdict::Retry`] or a [`Verdict::Hold`].
     pub(super) async fn connect(&mut self) -> Result<(), Verdict> {
@@ -147,9 +155,12 @@ impl Client {
             .build(trace::routine("connect otlp", SpanKind::Client));
         span.set_attribute(KeyValue::new("server.address", self.dialer.host.clone()));
         span.set_attribute(KeyValue::new("server.port", i64::from(self.dialer.port)));
-        let made = self.connect_unseen().await;
+        let within = trace::inside(span.span_context());
+        let made = self.connect_unseen().with_context(within).await;
+        self.failed_attempt = None;
         if let Err(Verdict::Retry { why, .. } | Verdict::Hold { reason: why }) = &made {
             span.set_status(Status::error(why.clone()));
+            self.failed_attempt = Some(span.span_context().clone());
         }
         span.end();
         made

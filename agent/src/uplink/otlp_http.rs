@@ -19,6 +19,7 @@ use crate::config::{OtlpUplink, UplinkName};
 use crate::frame::Frame;
 use crate::spool::{Lane, Outcome, Pending};
 use crate::status::UplinkStatus;
+use crate::trace;
 
 const NAME: UplinkName = UplinkName::Otlp;
 
@@ -97,7 +98,7 @@ impl Shell {
             }
             self.look_at_credentials(now);
             let step = self.delivery.next(now, pending);
-            self.publish_if_due(now);
+            self.publish_if_due(now, nothing);
             if self.world.stop.finish.is_cancelled() {
                 let can_send = matches!(step, Step::Connect | Step::Send(_));
                 if nothing || !can_send || self.delivery.is_down() {
@@ -188,9 +189,18 @@ impl Shell {
         self.announce(change);
     }
 
-    /// Says a change once, to the log and to the spool.
+    /// Says a change once, to the log and to the spool; within the attempt to
+    /// connect that led to it, if one did.
     fn announce(&mut self, change: Option<Change>) {
+        let attempt = self.client.failed_attempt();
         let Some(change) = change else { return };
+        match attempt {
+            Some(span) => trace::within(&span, || self.tell(change)),
+            None => self.tell(change),
+        }
+    }
+
+    fn tell(&mut self, change: Change) {
         let endpoint = &self.endpoint;
         let up = match change {
             Change::Up { after: None } => {
@@ -261,8 +271,11 @@ impl Shell {
         }
     }
 
-    fn publish_if_due(&mut self, now: u64) {
-        if Duration::from_nanos(now.saturating_sub(self.published)) >= REFRESH / 2 {
+    /// Also as soon as nothing waits any more: a status that goes on showing
+    /// the last frame as pending would be read as trouble.
+    fn publish_if_due(&mut self, now: u64, nothing: bool) {
+        let drained = nothing && self.status.borrow().pending_frames > 0;
+        if drained || Duration::from_nanos(now.saturating_sub(self.published)) >= REFRESH / 2 {
             self.publish();
         }
     }

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use sonde_agent::frame::Signal;
 use sonde_tests::agent::{Agent, binary, build_if_missing};
 use sonde_tests::ledger::Ledger;
 use sonde_tests::link::Mode;
@@ -77,8 +78,13 @@ async fn size() -> Done {
     let path = build_if_missing().await?;
     let bytes = std::fs::metadata(&path)?.len();
     say(&format!(
-        "size: {bytes} bytes stripped ({})",
-        std::env::consts::ARCH
+        "size: {bytes} bytes stripped ({}, {})",
+        std::env::consts::ARCH,
+        if cfg!(target_env = "musl") {
+            "musl"
+        } else {
+            "glibc"
+        }
     ))
 }
 
@@ -171,8 +177,10 @@ async fn steady(minutes: u64) -> Done {
     };
     ticks(1).await?;
     let (from, wire, cpu) = (points(&otlp), otlp.link.traffic(), process::cpu_ns(pid));
+    let body = body(&otlp);
     ticks(minutes * 60).await?;
     let (until, wire_end, cpu_end) = (points(&otlp), otlp.link.traffic(), process::cpu_ns(pid));
+    let body_end = self::body(&otlp);
     let memory = process::memory(pid).ok_or("the agent has ended")?;
     let (Some(cpu), Some(cpu_end)) = (cpu, cpu_end) else {
         return Err("the agent has ended".into());
@@ -181,14 +189,21 @@ async fn steady(minutes: u64) -> Done {
     let series = count / (minutes * 60).max(1);
     say(&format!(
         "steady: {minutes} min, 1 s ticks, {BATCH} batches, gzip, about {series} points a tick, \
-         {count} points: {:.2} bytes a point sent on the wire ({:.2} received), \
+         {count} points: {:.2} bytes a point sent on the wire ({:.2} are gauges' bodies; {:.2} received), \
          {:.2} us of CPU a point, {:.2} MiB resident, {:.2} MiB at most",
         (wire_end.up - wire.up) as f64 / count as f64,
+        (body_end - body) as f64 / count as f64,
         (wire_end.down - wire.down) as f64 / count as f64,
         (cpu_end - cpu) as f64 / 1e3 / count as f64,
         mib(memory.resident),
         mib(memory.peak),
     ))
+}
+
+/// Bytes of gauges' bodies so far.
+fn body(otlp: &Otlp) -> usize {
+    let book = &otlp.collector.book;
+    book.read(|ledger| ledger.body_bytes(Signal::Metrics))
 }
 
 /// Distinct points so far.

@@ -19,6 +19,7 @@ use crate::config::UplinkName;
 use crate::frame::{Frame, FrameId};
 use crate::spool::{Lane, Outcome, Pending, Spool};
 use crate::status::UplinkStatus;
+use crate::trace;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
 use crate::uplink::dial::Wire;
 
@@ -145,7 +146,9 @@ impl<S: Store> Feed<S> {
         self.sent.clear();
         self.cut.clear();
         self.dry = false;
+        let mut attempt = None;
         if let Some(mut span) = self.span.take() {
+            attempt = Some(span.span_context().clone());
             if end.reaction != Reaction::Finished {
                 span.set_status(Status::error(end.text.clone()));
             }
@@ -162,7 +165,10 @@ impl<S: Store> Feed<S> {
                 self.delivery.failed(now, &end.text, None)
             }
         };
-        self.tell(change);
+        match attempt {
+            Some(span) => trace::within(&span, || self.tell(change)),
+            None => self.tell(change),
+        }
     }
 
     /// The uplink's task ends.
