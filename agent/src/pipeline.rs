@@ -494,6 +494,7 @@ pub(crate) mod tests {
                 reserve: 0,
                 memory: 1 << 20,
                 loss_window: Duration::from_secs(60),
+                write_budget: 0,
                 durability: Durability::Window,
             },
             otlp: None,

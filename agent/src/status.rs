@@ -147,8 +147,11 @@ pub struct SpoolStatus {
     pub frames: u64,
     /// Age of the oldest of them in seconds.
     pub oldest_age_s: Option<f64>,
-    /// The loss window in effect, in seconds.
-    pub loss_window_s: f64,
+    /// Some of them are of an earlier boot whose clock was not believed: no age is known.
+    pub oldest_unknown: bool,
+    /// The loss window in effect, in seconds; absent while data waits in memory
+    /// only: a power cut costs all of it.
+    pub loss_window_s: Option<f64>,
     /// Per class.
     pub classes: BTreeMap<String, ClassStatus>,
     /// What was lost since the state folder was made, by class and reason.
@@ -164,6 +167,32 @@ pub struct SpoolStatus {
     pub recovered_frames: u64,
     /// Damaged stretches that recovery or reading stepped over.
     pub damaged: u64,
+    /// What the writes cost the device since the start, journal included: an estimate.
+    pub flash_bytes: u64,
+    /// What all programs wrote to its device meanwhile; absent where it is not counted.
+    pub device_written_bytes: Option<u64>,
+    /// The day's target for `flash_bytes`; absent: none is set.
+    pub write_budget_bytes: Option<u64>,
+    /// What is left of it; the loss window stretches as it drains.
+    pub write_budget_left_bytes: Option<u64>,
+    /// Bytes that had to be written beyond it.
+    pub write_overrun_bytes: u64,
+    /// Segments that a newer version wrote: kept for it, untouched.
+    pub newer_segments: u64,
+    /// The last frames that a server refused for good; at most eight.
+    pub condemned: Vec<CondemnedStatus>,
+}
+
+/// A frame that a server refused for good.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CondemnedStatus {
+    /// Its name.
+    pub frame: String,
+    /// Class.
+    pub class: String,
+    /// The server's reason, at most 256 bytes of it.
+    pub reason: String,
 }
 
 /// One class of the spool.

@@ -38,6 +38,7 @@ pub async fn make(dir: &Path, bytes: usize) -> Result<u64, String> {
             reserve: 0,
             memory: 1 << 20,
             loss_window: Duration::from_secs(60),
+            write_budget: 0,
             durability: Durability::Always,
         },
         subscriptions: vec![Subscription {

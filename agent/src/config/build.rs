@@ -264,6 +264,7 @@ impl Builder<'_> {
                 reserve: self.size("spool.reserve").unwrap_or_default(),
                 memory: self.size("spool.memory").unwrap_or_default(),
                 loss_window: self.duration("spool.loss_window"),
+                write_budget: self.size("spool.write_budget").unwrap_or_default(),
                 durability: match self.text("spool.durability").as_deref() {
                     Some("always") => Durability::Always,
                     _ => Durability::Window,

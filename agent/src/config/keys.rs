@@ -262,6 +262,12 @@ pub static KEYS: &[Key] = &[
         "The most that a power cut may cost; at least two batches long.",
     ),
     with(
+        "spool.write_budget",
+        Kind::Size(0, TIB),
+        "\"128MiB\"",
+        "Bytes a day that writing may cost the flash, journal included; as it drains the loss window stretches, up to 16 times. 0: no target.",
+    ),
+    with(
         "spool.durability",
         Kind::Choice(&["window", "always"]),
         "\"window\"",

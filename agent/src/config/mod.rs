@@ -133,6 +133,8 @@ pub struct SpoolLimits {
     pub memory: u64,
     /// The most that a power cut may cost, counted from a batch's first reading.
     pub loss_window: Duration,
+    /// Bytes a day that writing may cost the flash; 0: no target.
+    pub write_budget: u64,
     /// When a batch must be on flash.
     pub durability: Durability,
 }

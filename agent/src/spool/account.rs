@@ -4,6 +4,7 @@
 use super::cursor::{Loss, Reason};
 use super::format::{SEGMENT_HEADER, SIGNALS, signal_slot};
 use super::log::{Counts, Log, Segment};
+use super::mutant::{Mutant, made};
 use super::queue::{Core, Place, counts_of};
 use super::reader::Reader;
 use super::storage::Storage;
@@ -50,6 +51,7 @@ impl<S: Storage> Core<S> {
             readers,
             log,
             losses,
+            untold,
             ..
         } = self;
         let (Some(Some(reader)), Some(log)) = (readers.get(slot), log) else {
@@ -81,6 +83,7 @@ impl<S: Storage> Core<S> {
             if !segment.written_off {
                 segment.written_off = true;
                 losses.add(class, Reason::Damaged, loss);
+                untold.add(class, Reason::Damaged, loss);
             }
         }
     }
@@ -118,6 +121,12 @@ impl<S: Storage> Core<S> {
     /// Removes a segment and counts what was still wanted of it.
     pub(super) fn drop_segment(&mut self, class: Class, id: u64, reason: Reason) -> bool {
         let lost = self.wanted_in(class, id);
+        let holder = self.log.as_ref().and_then(|log| log.holder.1);
+        // The newest cursors must not go with it. Should their own file fail,
+        // there are repeats, which is better than no room.
+        if reason == Reason::Quota && holder == Some((class, id)) {
+            self.save_cursors();
+        }
         let Some(log) = &mut self.log else {
             return false;
         };
@@ -125,7 +134,9 @@ impl<S: Storage> Core<S> {
             self.alarm = Some(format!("{error}; check the disk"));
             return false;
         }
-        if let Some(loss) = lost {
+        if let Some(loss) = lost
+            && !made(Mutant::UncountedEviction)
+        {
             self.lose(class, reason, loss);
         }
         for reader in self.readers.iter_mut().flatten() {

@@ -120,6 +120,29 @@ impl Ranges {
         }
     }
 
+    /// What of `start..end` is not inside.
+    pub(crate) fn gaps(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let mut out = Vec::new();
+        let mut at = self.first_gap(start);
+        while at < end {
+            let next = self.spans.range(at..).next();
+            let until = next.map_or(end, |(&next, _)| next.min(end));
+            out.push((at, until));
+            at = self.first_gap(until.max(at.saturating_add(1)));
+        }
+        out
+    }
+
+    /// The same, further up.
+    pub(crate) fn shifted(&self, by: u64) -> Self {
+        let spans = self.spans.iter();
+        Self {
+            spans: spans
+                .map(|(start, end)| (start.saturating_add(by), end.saturating_add(by)))
+                .collect(),
+        }
+    }
+
     /// Both together.
     pub(crate) fn joined(&self, other: &Self) -> Self {
         let mut all = self.clone();
@@ -203,6 +226,13 @@ impl Progress {
             *mine = mine.joined(theirs);
         }
         all
+    }
+
+    /// The same, further up.
+    pub(crate) fn shifted(&self, by: u64) -> Self {
+        Self {
+            signals: self.signals.each_ref().map(|ranges| ranges.shifted(by)),
+        }
     }
 
     /// See [`Ranges::trim`].

@@ -12,18 +12,22 @@
 
 use std::time::Duration;
 
+use super::Refused;
 use super::cursor::{Ledger, Reason};
 use super::format::signal_slot;
 use super::log::{Now, Record, WriteError};
+use super::mutant::{Mutant, made};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
 use crate::config::Durability;
-use crate::frame::Class;
+use crate::frame::{Class, FrameId};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 /// `critical` is on flash 250 ms after it came; this leaves 100 for the sync.
 const URGENT: u64 = 150 * MS;
+/// A local program waits for its message to be on flash; this many come at once.
+const ANSWERED: u64 = 40 * MS;
 /// Waiting bytes that make a write worth while (1.07 to 1.3 bytes reach the
 /// device for each then, against 4 at 9 KB), once the link is down.
 const WORTH_WRITING: u64 = 64 * 1024;
@@ -49,6 +53,13 @@ pub(super) struct Disk {
     /// Nothing is written before this.
     retry_at: u64,
     failures: u32,
+    /// The outbox has no room: what waits for it is refused.
+    outbox_full: bool,
+    /// The disk has failed so often that memory is all there is.
+    failing: bool,
+    flash_seen: u64,
+    /// A class that found no room is not written before this.
+    full_until: [u64; 4],
     /// The longest recent sync, in nanoseconds.
     slowest: u64,
     /// A frame on flash was acknowledged since the cursors were last durable.
@@ -76,12 +87,15 @@ impl<S: Storage> Core<S> {
     /// When [`Core::tick`] has something to do, in boot nanoseconds.
     pub(crate) fn due(&self) -> Option<u64> {
         let log = self.log.as_ref()?;
-        let write = self.disk.due.iter().flatten().min().copied();
-        let write = write.map(|due| due.max(self.disk.retry_at));
-        let worth = self.worth_writing().then_some(self.disk.retry_at);
+        let write = Class::ALL.into_iter().filter_map(|class| {
+            let due = (*self.disk.due.get(class as usize)?)?;
+            let due = if self.is_heavy(class) { 0 } else { due };
+            Some(due.max(self.disk.retry_at).max(self.full_until(class)))
+        });
+        let write = write.min();
         let slot = (self.disk.advanced || self.disk.slot_due) && !log.is_empty();
         let slot = slot.then_some(self.disk.last_slot.saturating_add(SLOT_EVERY));
-        [write, worth, slot].into_iter().flatten().min()
+        [write, slot].into_iter().flatten().min()
     }
 
     /// How long the last syncs took; the next one is begun that much earlier.
@@ -93,6 +107,7 @@ impl<S: Storage> Core<S> {
     /// Writes what is due.
     pub(crate) fn tick(&mut self, now: Now) {
         let at = now.stamp.boot_ns;
+        self.keep_budget(at);
         if self.log.is_none() {
             return;
         }
@@ -115,10 +130,23 @@ impl<S: Storage> Core<S> {
         }
     }
 
+    /// Takes what was written off the budget. Another window means other due times at once.
+    pub(super) fn keep_budget(&mut self, at: u64) {
+        let flash = self.log.as_ref().map_or(0, |log| log.flash);
+        let spent = flash.saturating_sub(self.disk.flash_seen);
+        self.disk.flash_seen = flash;
+        if self.budget.spend(spent, at) {
+            for class in Class::ALL {
+                self.refresh(class);
+            }
+        }
+    }
+
     /// Writes everything that a required uplink still needs. `false`: some of it could not be.
     pub(crate) fn stop(&mut self, now: Now) -> bool {
         self.drop_optional();
         self.disk.retry_at = 0;
+        self.disk.full_until = [0; 4];
         let mut whole = true;
         for class in Class::ALL {
             whole &= self.flush(class, now);
@@ -145,7 +173,7 @@ impl<S: Storage> Core<S> {
             if seqs.is_empty() {
                 return true;
             }
-            if at < self.disk.retry_at {
+            if at < self.disk.retry_at.max(self.full_until(class)) {
                 return false;
             }
             let ledger = self.ledger();
@@ -170,13 +198,18 @@ impl<S: Storage> Core<S> {
                         self.landed(class, pos, header.seq);
                     }
                     self.durable = ledger;
+                    self.disk.outbox_full &= class != Class::Outbox;
                     self.disk.failures = 0;
+                    self.disk.failing = false;
                     self.disk.advanced = false;
                     self.alarm = None;
                 }
-                Err(WriteError::Full) => {
-                    if !self.evict(class) {
-                        self.disk.retry_at = at.saturating_add(RETRY_FULL);
+                Err(full @ (WriteError::Full | WriteError::Share)) => {
+                    if !self.evict(class, matches!(full, WriteError::Share)) {
+                        self.disk.outbox_full |= class == Class::Outbox;
+                        if let Some(until) = self.disk.full_until.get_mut(class as usize) {
+                            *until = at.saturating_add(RETRY_FULL);
+                        }
                         self.alarm = Some(format!(
                             "no room for {} data: the quota or the disk is full; new data stays in memory. \
                              Free space or raise spool.quota",
@@ -189,6 +222,7 @@ impl<S: Storage> Core<S> {
                     self.disk.failures = self.disk.failures.saturating_add(1);
                     if self.disk.failures >= PATIENCE {
                         self.disk.failures = 0;
+                        self.disk.failing = true;
                         self.disk.retry_at = at.saturating_add(RETRY);
                         self.alarm = Some(format!(
                             "{error}; new data stays in memory and a power cut loses it. \
@@ -246,6 +280,9 @@ impl<S: Storage> Core<S> {
             let Some(reader) = reader else { continue };
             done.clone_from(&reader.given);
             for (&seq, open) in &reader.open {
+                if made(Mutant::CursorAhead) {
+                    break;
+                }
                 let class = open.class as usize;
                 if let (Some(progress), Some(before)) = (done.get_mut(class), before.get(class)) {
                     progress.remove(signal_slot(open.signal), seq, before);
@@ -259,9 +296,16 @@ impl<S: Storage> Core<S> {
         ledger
     }
 
+    /// The most that a power cut costs now; `None`: all that waits in memory.
+    pub(super) fn promise(&self) -> Option<Duration> {
+        let kept = self.log.is_some() && self.alarm.is_none();
+        kept.then(|| self.budget.stretched(self.limits.loss_window))
+    }
+
     /// The loss window in effect, less what a sync takes.
     fn window(&self) -> u64 {
-        let window = u64::try_from(self.limits.loss_window.as_nanos()).unwrap_or(u64::MAX);
+        let window = self.budget.stretched(self.limits.loss_window);
+        let window = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         let margin = MARGIN
             .min(window / 8)
             .saturating_add(self.disk.slowest.saturating_mul(2));
@@ -271,7 +315,8 @@ impl<S: Storage> Core<S> {
     fn due_of(&self, class: Class, waiting: &Waiting) -> u64 {
         match (self.limits.durability, class) {
             (Durability::Always, _) => 0,
-            (_, Class::Critical | Class::Outbox) => waiting.arrived.saturating_add(URGENT),
+            (_, Class::Critical) => waiting.arrived.saturating_add(URGENT),
+            (_, Class::Outbox) => waiting.arrived.saturating_add(ANSWERED),
             (_, Class::Normal | Class::Bulk) => {
                 // A reading from the future is one from before a restart of the clock.
                 let read = waiting.batch.first.boot_ns.min(waiting.arrived);
@@ -281,7 +326,7 @@ impl<S: Storage> Core<S> {
     }
 
     /// Finds out anew when a class is due.
-    fn refresh(&mut self, class: Class) -> Option<u64> {
+    pub(super) fn refresh(&mut self, class: Class) -> Option<u64> {
         let required = self.required_mask();
         let newest = self.newest_on_disk(class);
         let waiting = self.memory.get(class as usize).into_iter().flatten();
@@ -316,6 +361,11 @@ impl<S: Storage> Core<S> {
             .waiting
             .get(class as usize)
             .is_some_and(|bytes| *bytes >= WORTH_WRITING)
+    }
+
+    fn full_until(&self, class: Class) -> u64 {
+        let until = self.disk.full_until.get(class as usize);
+        until.copied().unwrap_or(0)
     }
 
     fn newest_on_disk(&self, class: Class) -> u64 {
@@ -368,29 +418,56 @@ impl<S: Storage> Core<S> {
         }
     }
 
+    /// What to tell the program that a message of the outbox came from; `None`: not yet.
+    pub(super) fn outbox(&mut self, id: FrameId, now: Now) -> Option<Result<FrameId, Refused>> {
+        let seq = self.moved.seq(id, self.epoch);
+        let required = self.required_mask();
+        let waiting = self.memory.get(Class::Outbox as usize)?.get(&seq);
+        // On flash, delivered, or never to be written.
+        if waiting.is_none_or(|waiting| waiting.need & required == 0) {
+            return Some(Ok(id));
+        }
+        if self.disk.outbox_full && now.stamp.boot_ns < self.full_until(Class::Outbox) {
+            if self.in_flight(seq) {
+                return None;
+            }
+            self.drop_waiting(Class::Outbox, seq, Reason::Refused);
+            return Some(Err(Refused::Full));
+        }
+        (self.log.is_none() || self.disk.failing).then_some(Ok(id))
+    }
+
     /// Brings the files under a quota that has shrunk; the outbox stays.
     pub(super) fn fit_quota(&mut self) {
         let over = |core: &Self| {
             let usage = core.log.as_ref().map_or(0, super::log::Log::usage);
             usage > core.limits.quota
         };
-        while over(self) && self.evict(Class::Critical) {}
+        while over(self) && self.evict(Class::Critical, false) {}
     }
 
-    /// Removes the oldest segment that is worth no more than `class`.
-    fn evict(&mut self, class: Class) -> bool {
+    /// Removes the oldest segment that is worth no more than `class`; of its
+    /// own if others would not help.
+    fn evict(&mut self, class: Class, own: bool) -> bool {
         let order: &[Class] = match class {
+            Class::Critical if own => &[Class::Critical],
+            Class::Outbox if made(Mutant::OutboxEvicted) => &[Class::Outbox],
+            Class::Outbox if own => &[],
             Class::Bulk => &[Class::Bulk],
             Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
             Class::Critical => &[Class::Bulk, Class::Normal, Class::Critical],
         };
-        for &victim in order {
-            let oldest = self.log.as_ref().and_then(|log| {
-                let oldest = log.segments(victim).first_key_value();
-                oldest.map(|(&id, _)| id)
-            });
-            if let Some(id) = oldest {
-                return self.drop_segment(victim, id, Reason::Quota);
+        // What a newer program will want goes when nothing else is left.
+        for newer in [false, true] {
+            for &victim in order {
+                let oldest = self.log.as_ref().and_then(|log| {
+                    let mut segments = log.segments(victim).iter();
+                    let oldest = segments.find(|(_, segment)| segment.newer.is_some() == newer);
+                    oldest.map(|(&id, _)| id)
+                });
+                if let Some(id) = oldest {
+                    return self.drop_segment(victim, id, Reason::Quota);
+                }
             }
         }
         false
@@ -417,17 +494,29 @@ impl<S: Storage> Core<S> {
             self.disk.slot_due = false;
             return;
         }
+        if self.save_cursors() {
+            self.sweep();
+        }
+    }
+
+    /// Writes the cursors into their own file.
+    pub(super) fn save_cursors(&mut self) -> bool {
+        let ledger = self.ledger();
+        let Some(log) = &mut self.log else {
+            return false;
+        };
         self.version = ledger.version;
         match log.write_slot(&ledger) {
             Ok(()) => {
                 self.durable = ledger;
                 self.disk.advanced = false;
                 self.disk.slot_due = false;
-                self.sweep();
+                true
             }
-            Err(WriteError::Full) => {}
+            Err(WriteError::Full | WriteError::Share) => false,
             Err(WriteError::Failed(error)) => {
                 self.alarm = Some(format!("{error}; after a restart some data is sent again"));
+                false
             }
         }
     }

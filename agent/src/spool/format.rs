@@ -8,7 +8,8 @@
 //!           12 class u8              13 flags u8 (bit 0: the wall clock was believed)
 //!           16 segment id u64        24 nonce u64          32 epoch u32
 //!           36 previous end u32      40 previous id u64    48 boot id (16)
-//!           64 boot_ns u64           72 unix_ns u64        124 CRC32C u32 of bytes 0..124
+//!           64 boot_ns u64           72 unix_ns u64        80 floor u64
+//!           124 CRC32C u32 of bytes 0..124
 //!
 //! frame     0  magic "SNf\x01"       4  version u8 = 1     5  kind u8
 //!           6  signal u8             7  codec u8           8  header length u16 (72 + metadata)
@@ -30,6 +31,7 @@
 
 use crc32c::{crc32c, crc32c_append};
 
+use super::mutant::{Mutant, made};
 use crate::frame::{Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 
 /// The version this program writes; it reads no newer one.
@@ -37,6 +39,7 @@ pub(crate) const VERSION: u16 = 1;
 /// Both copies of the segment header.
 pub(crate) const SEGMENT_HEADER: usize = 256;
 const HEADER_COPY: usize = 128;
+const FLOOR_AT: usize = 80;
 const SEGMENT_MAGIC: &[u8; 8] = b"SNDESEG\n";
 const FRAME_MAGIC: &[u8; 4] = b"SNf\x01";
 /// A frame header without metadata, checksum included.
@@ -69,13 +72,15 @@ pub(crate) struct SegmentHeader {
     pub(crate) boot_id: [u8; 16],
     pub(crate) made: Stamp,
     pub(crate) synchronised: bool,
+    /// No frame in this or a later segment of the chain has a lower seq.
+    pub(crate) floor: u64,
 }
 
 /// Why a segment cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    /// Written by a newer program: left alone.
-    Newer,
+    /// Written by a newer program: left alone. Its seqs begin here.
+    Newer(u64),
     /// Both copies of the header are bad.
     Damaged,
 }
@@ -198,6 +203,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.boot_id);
         out.extend_from_slice(&self.made.boot_ns.to_le_bytes());
         out.extend_from_slice(&self.made.unix_ns.to_le_bytes());
+        out.extend_from_slice(&self.floor.to_le_bytes());
         out.resize(HEADER_COPY - 4, 0);
         let crc = crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -211,7 +217,7 @@ impl SegmentHeader {
         for copy in bytes.chunks(HEADER_COPY).take(2) {
             match Self::decode_copy(copy) {
                 Ok(header) => return Ok(header),
-                Err(Unreadable::Newer) => why = Unreadable::Newer,
+                Err(newer @ Unreadable::Newer(_)) => why = newer,
                 Err(Unreadable::Damaged) => {}
             }
         }
@@ -229,14 +235,18 @@ impl SegmentHeader {
         }
         let version = input.u16()?;
         let length = usize::from(input.u16()?);
-        // Any later version keeps the magic, these lengths and a checksum at the end of each copy.
+        // Any later version keeps the magic, these lengths, the floor's place and a checksum at
+        // the end of each copy.
         let body = copy.get(..HEADER_COPY - 4)?;
         let crc = Input::new(copy.get(HEADER_COPY - 4..)?).u32()?;
         if length != HEADER_COPY || crc32c(body) != crc {
             return None;
         }
         if version > VERSION {
-            return Some(Err(Unreadable::Newer));
+            let floor = copy
+                .get(FLOOR_AT..)
+                .and_then(|rest| Input::new(rest).u64())?;
+            return Some(Err(Unreadable::Newer(floor)));
         }
         let class = class_of(input.u8()?)?;
         let synchronised = input.u8()? & 1 == 1;
@@ -254,6 +264,7 @@ impl SegmentHeader {
                 boot_ns: input.u64()?,
                 unix_ns: input.u64()?,
             },
+            floor: input.u64()?,
         }))
     }
 }
@@ -292,7 +303,7 @@ impl FrameParts<'_> {
 /// Appends a frame.
 pub(crate) fn encode_frame(out: &mut Vec<u8>, nonce: u64, parts: &FrameParts<'_>, payload: &[u8]) {
     let start = out.len();
-    let seed = crc32c(&nonce.to_le_bytes());
+    let seed = seed(nonce);
     let meta = encode_meta(parts);
     out.reserve(FRAME_HEADER + meta.len() + payload.len());
     out.extend_from_slice(FRAME_MAGIC);
@@ -343,7 +354,7 @@ pub(crate) fn decode_header(bytes: &[u8], nonce: u64) -> Option<FrameHeader> {
         return None;
     }
     let crc = Input::new(bytes.get(header_len - 4..)?).u32()?;
-    let seed = crc32c(&nonce.to_le_bytes());
+    let seed = seed(nonce);
     if crc32c_append(seed, bytes.get(..header_len - 4)?) != crc {
         return None;
     }
@@ -382,8 +393,17 @@ impl FrameHeader {
     /// Whether `payload` is what was written.
     pub(crate) fn matches(&self, payload: &[u8], nonce: u64) -> bool {
         payload.len() == self.payload_len
-            && crc32c_append(crc32c(&nonce.to_le_bytes()), payload) == self.payload_crc
+            && (crc32c_append(seed(nonce), payload) == self.payload_crc
+                || made(Mutant::PayloadUnchecked))
     }
+}
+
+/// What a segment's checksums begin with.
+fn seed(nonce: u64) -> u32 {
+    if made(Mutant::UnseededChecksums) {
+        return 0;
+    }
+    crc32c(&nonce.to_le_bytes())
 }
 
 /// Where the next frame may begin, at or after `from`.
@@ -581,6 +601,7 @@ mod tests {
                 boot_ns: 4,
             },
             synchronised: true,
+            floor: 40,
         }
     }
 
@@ -631,7 +652,7 @@ mod tests {
         let crc = crc32c(&bytes[..124]);
         bytes[124..128].copy_from_slice(&crc.to_le_bytes());
         bytes.truncate(128);
-        assert_eq!(SegmentHeader::decode(&bytes), Err(Unreadable::Newer));
+        assert_eq!(SegmentHeader::decode(&bytes), Err(Unreadable::Newer(40)));
         assert_eq!(SegmentHeader::decode(b"x"), Err(Unreadable::Damaged));
         assert_eq!(SegmentHeader::decode(&[]), Err(Unreadable::Damaged));
     }

@@ -40,6 +40,7 @@ fn open(disk: &Simulated, quota: u64, epoch: u32) -> Core<Simulated> {
         memory: 1 << 20,
         loss_window: Duration::from_secs(10),
         durability: Durability::Window,
+        write_budget: 0,
     };
     let subscription = Subscription {
         uplink: OTLP,
@@ -47,7 +48,7 @@ fn open(disk: &Simulated, quota: u64, epoch: u32) -> Core<Simulated> {
         signals: vec![Signal::Metrics, Signal::Logs, Signal::Traces],
     };
     let mut core = Core::new(limits, &[subscription], epoch);
-    assert!(core.attach(Log::new(disk.clone(), settings)).unwrap());
+    core.attach(Log::new(disk.clone(), settings)).unwrap();
     core.link(OTLP, true);
     core
 }

@@ -14,6 +14,7 @@ use super::format::{
     self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SIGNALS, SegmentHeader, Stats,
     signal_slot,
 };
+use super::mutant::{Mutant, made};
 use super::storage::{Storage, is_full};
 use crate::frame::{Batch, Class, Signal, Stamp};
 
@@ -21,6 +22,10 @@ use crate::frame::{Batch, Class, Signal, Stamp};
 const COMMIT: usize = 256 * 1024;
 /// What a file occupies is rounded up to this, in bytes.
 pub(super) const BLOCK: u64 = 4096;
+/// What a journal takes per sync or removal, besides the data, in bytes.
+const JOURNAL: u64 = 3 * BLOCK;
+/// The device's own figures are read at most this often, in nanoseconds.
+const DEVICE_EVERY: u64 = 10_000_000_000;
 /// The cursor file's share of the quota, in bytes.
 const SLOTS: u64 = 2 * SLOT;
 /// A wall clock that moved by more than this against boot time gets a new anchor.
@@ -101,11 +106,17 @@ pub(crate) struct Segment {
     pub(crate) end: u32,
     /// Bytes in the file.
     pub(crate) size: u64,
+    /// What the file system said last that it occupies.
+    pub(crate) occupied: u64,
     pub(crate) stats: Stats,
     /// It is not appended to any more.
     pub(crate) closed: bool,
     /// Not ours to read: newer or without a header.
     pub(crate) opaque: bool,
+    /// Of a newer format: it has frames that a newer program will want, seqs from here on.
+    pub(crate) newer: Option<u64>,
+    /// What its clocks say about the age of its readings.
+    pub(crate) clock: SegmentClock,
     /// What each uplink has not been given of it, by signal; kept by the queue.
     pub(crate) remaining: [[Counts; SIGNALS]; UPLINKS],
     /// What is missing of it has been counted as lost.
@@ -118,6 +129,17 @@ impl Segment {
     pub(crate) fn left_mut(&mut self, slot: usize, signal: Signal) -> Option<&mut Counts> {
         self.remaining.get_mut(slot)?.get_mut(signal_slot(signal))
     }
+}
+
+/// By which clock a segment's readings have an age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentClock {
+    /// Written in this boot: by the time since boot.
+    Boot,
+    /// Written in an earlier one, when the wall clock was believed: by that.
+    Wall,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// A frame to be written.
@@ -133,6 +155,8 @@ pub(crate) struct Record<'a> {
 pub(crate) enum WriteError {
     /// The quota or the disk is full: evict and try again.
     Full,
+    /// The class has all that it may have, lest others lose their guaranteed share.
+    Share,
     /// The disk failed.
     Failed(io::Error),
 }
@@ -167,8 +191,15 @@ pub(crate) struct Log<S: Storage> {
     /// Reads that failed.
     pub(crate) read_errors: u64,
     slots_made: bool,
+    /// There are inodes left for a new file.
+    inodes: bool,
     /// Bytes written since the start.
     pub(crate) written: u64,
+    /// What of it reaches the device, as an estimate: see `budget`.
+    pub(crate) flash: u64,
+    device_at: Option<u64>,
+    device_first: Option<u64>,
+    device: Option<u64>,
     /// Syncs since the start.
     pub(crate) syncs: u64,
     /// Damaged stretches stepped over.
@@ -200,7 +231,12 @@ impl<S: Storage> Log<S> {
             unread: None,
             read_errors: 0,
             slots_made: false,
+            inodes: true,
             written: 0,
+            flash: 0,
+            device_at: None,
+            device_first: None,
+            device: None,
             syncs: 0,
             damaged: 0,
         }
@@ -219,6 +255,27 @@ impl<S: Storage> Log<S> {
         files.map(occupied).sum::<u64>() + self.slots_share()
     }
 
+    /// What a class's files occupy.
+    pub(crate) fn class_usage(&self, class: Class) -> u64 {
+        self.segments(class).values().map(occupied).sum()
+    }
+
+    /// The most that a class may occupy. `critical` has a guaranteed eighth,
+    /// the outbox a guaranteed quarter; other classes give way to both anyway.
+    fn cap(&self, class: Class, limit: u64) -> u64 {
+        let room = limit.saturating_sub(SLOTS + self.headroom(limit));
+        match class {
+            Class::Critical => room - room / 4,
+            Class::Outbox => room - room / 8,
+            Class::Normal | Class::Bulk => limit,
+        }
+    }
+
+    /// What is kept for `critical` to begin a segment, whatever else there is.
+    fn headroom(&self, limit: u64) -> u64 {
+        self.settings.segment.min(limit / 8)
+    }
+
     fn slots_share(&self) -> u64 {
         if self.slots_made { SLOTS } else { 0 }
     }
@@ -227,15 +284,30 @@ impl<S: Storage> Log<S> {
     pub(crate) fn limit(&mut self) -> u64 {
         let usage = self.usage();
         match self.storage.free() {
-            Ok((free, true)) => {
+            Ok((free, inodes)) => {
+                self.inodes = inodes;
                 let room = usage.saturating_add(free);
                 self.settings
                     .quota
                     .min(room.saturating_sub(self.settings.reserve))
             }
-            Ok((_, false)) => usage,
             Err(_) => self.settings.quota,
         }
+    }
+
+    /// Bytes that all programs have written to the device since this start;
+    /// looked up every ten seconds at most.
+    pub(crate) fn device_written(&mut self, at: u64) -> Option<u64> {
+        if self
+            .device_at
+            .is_none_or(|then| at >= then.saturating_add(DEVICE_EVERY))
+        {
+            self.device_at = Some(at);
+            let now = self.storage.device_written();
+            let first = *self.device_first.get_or_insert(now.unwrap_or(0));
+            self.device = now.map(|now| now.saturating_sub(first));
+        }
+        self.device
     }
 
     /// A class's segments, oldest first.
@@ -285,7 +357,8 @@ impl<S: Storage> Log<S> {
             self.seal(class);
         }
         let fresh = self.chain(class).active.is_none();
-        let (id, nonce, mut out) = self.opening(class, fresh, now);
+        let floor = frames.first().map_or(0, |record| record.seq);
+        let (id, nonce, mut out) = self.opening(class, fresh, floor, now);
         let base = if fresh {
             0
         } else {
@@ -335,7 +408,19 @@ impl<S: Storage> Log<S> {
         let grown = blocks(size + FOOTER as u64).saturating_sub(before);
         // The cursor file has its share before it exists.
         let share = SLOTS - self.slots_share();
-        if self.usage() + share + grown > limit {
+        let free = made(Mutant::QuotaIgnored);
+        if fresh && !self.inodes {
+            return Err(WriteError::Full);
+        }
+        if self.class_usage(class) + grown > self.cap(class, limit) && !free {
+            return Err(WriteError::Share);
+        }
+        // `critical` finds room for a segment even before anything has gone.
+        let headroom = match class {
+            Class::Critical => 0,
+            _ => self.headroom(limit),
+        };
+        if self.usage() + share + headroom + grown > limit && !free {
             return Err(WriteError::Full);
         }
         self.append(class, id, nonce, fresh, &out, now)?;
@@ -352,7 +437,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// The bytes that open a commit: a header if the segment is new.
-    fn opening(&mut self, class: Class, fresh: bool, now: Now) -> (u64, u64, Vec<u8>) {
+    fn opening(&mut self, class: Class, fresh: bool, floor: u64, now: Now) -> (u64, u64, Vec<u8>) {
         if !fresh && let Some(active) = &self.chain(class).active {
             let id = active.id;
             let nonce = self.chain(class).segments.get(&id).map_or(0, |s| s.nonce);
@@ -373,6 +458,7 @@ impl<S: Storage> Log<S> {
             boot_id: self.settings.boot_id,
             made: now.stamp,
             synchronised: now.synchronised,
+            floor,
         };
         (id, nonce, header.encode())
     }
@@ -433,9 +519,12 @@ impl<S: Storage> Log<S> {
             epoch: self.settings.epoch,
             end: SEGMENT_HEADER as u32,
             size: 0,
+            occupied: 0,
             stats: Stats::default(),
             closed: false,
             opaque: false,
+            newer: None,
+            clock: SegmentClock::Boot,
             remaining: Default::default(),
             written_off: false,
             marks: BTreeSet::new(),
@@ -454,18 +543,38 @@ impl<S: Storage> Log<S> {
         let Self {
             storage, chains, ..
         } = self;
-        let Some(active) = chains
-            .get_mut(class as usize)
-            .and_then(|chain| chain.active.as_mut())
-        else {
+        let chain = chains.get_mut(class as usize);
+        let Some((chain, active)) = chain.and_then(|chain| {
+            let Chain {
+                segments, active, ..
+            } = chain;
+            Some((segments, active.as_mut()?))
+        }) else {
             return Err(io::Error::other("no segment is open"));
         };
+        self.flash = self
+            .flash
+            .saturating_add(blocks(bytes.len() as u64) + JOURNAL);
         storage.append(&mut active.file, bytes)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         self.syncs = self.syncs.saturating_add(1);
-        storage.sync(&mut active.file)?;
-        if fresh {
+        let synced = if made(Mutant::NoSync) {
+            Ok(())
+        } else {
+            storage.sync(&mut active.file)
+        };
+        match synced {
+            Err(_) if made(Mutant::FailedSyncTaken) => {}
+            Err(_) if made(Mutant::SyncAskedAgain) => storage.sync(&mut active.file)?,
+            result => result?,
+        }
+        if fresh && !made(Mutant::NoFolderSync) {
             storage.sync_dir(class.as_str())?;
+        }
+        // A file without a name takes everything, and keeps nothing.
+        let occupied = storage.occupied(&mut active.file);
+        if let Some(segment) = chain.get_mut(&active.id) {
+            segment.occupied = occupied?;
         }
         Ok(())
     }
@@ -478,13 +587,19 @@ impl<S: Storage> Log<S> {
         let path = path_of(class, active.id);
         let folder = self.storage.list(class.as_str()).unwrap_or_default();
         let name = format!("{:016x}.seg", active.id);
-        let size = folder.into_iter().find(|(found, _)| *found == name);
+        let listed = folder.into_iter().find(|listed| listed.name == name);
+        // The folder may have been taken away with it.
+        let gone = listed.is_none();
         let chain = self.chain_mut(class);
+        chain.made &= !gone;
         let Some(segment) = chain.segments.get_mut(&active.id) else {
             return;
         };
         segment.closed = true;
-        segment.size = size.map_or(segment.size, |(_, size)| size);
+        if let Some(listed) = listed {
+            segment.size = listed.len;
+            segment.occupied = listed.occupied;
+        }
         // Nothing in it counts: a name less to look at. If that fails the file is only in the way.
         if segment.end as usize == SEGMENT_HEADER && self.storage.unlink(&path).is_ok() {
             self.chain_mut(class).segments.remove(&active.id);
@@ -529,6 +644,7 @@ impl<S: Storage> Log<S> {
         if let Some(segment) = self.segment_mut(class, id) {
             segment.closed = true;
         }
+        self.flash = self.flash.saturating_add(JOURNAL);
         self.storage.unlink(&path_of(class, id))?;
         Ok(self.chain_mut(class).segments.remove(&id))
     }
@@ -541,6 +657,7 @@ impl<S: Storage> Log<S> {
         if !self.slots_made && self.usage() + SLOTS > self.settings.quota {
             return Err(WriteError::Full);
         }
+        self.flash = self.flash.saturating_add(blocks(bytes.len() as u64));
         self.storage.write_slot(SLOT_FILE, offset, &bytes)?;
         self.slots_made = true;
         self.written = self.written.saturating_add(bytes.len() as u64);
@@ -613,7 +730,7 @@ impl From<io::Error> for WriteError {
 /// What a segment occupies; an open one has its footer to come.
 fn occupied(segment: &Segment) -> u64 {
     let footer = if segment.closed { 0 } else { FOOTER as u64 };
-    blocks(segment.size + footer)
+    blocks(segment.size + footer).max(segment.occupied)
 }
 
 pub(super) fn blocks(bytes: u64) -> u64 {

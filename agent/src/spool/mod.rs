@@ -6,7 +6,11 @@
 //! short, or at shutdown. Each uplink has a durable cursor of its own.
 
 mod account;
+mod attach;
+mod budget;
 mod cursor;
+#[cfg(test)]
+mod edges;
 mod flush;
 mod format;
 #[cfg(test)]
@@ -14,7 +18,10 @@ mod held_tests;
 mod log;
 #[cfg(test)]
 mod model;
+mod mutant;
 mod owner;
+#[cfg(test)]
+mod proof;
 mod queue;
 mod read;
 mod reader;
@@ -198,7 +205,9 @@ impl Spool {
     }
 
     /// Hands over a batch; waits while the owner's queue is full. `Ok` means
-    /// accepted under the loss-window rules, not that it is on flash.
+    /// accepted under the loss-window rules, not that it is on flash; for the
+    /// outbox it means synced (or delivered meanwhile), unless the status has an
+    /// alarm: then memory is all there is.
     pub async fn store(&self, batch: Batch) -> Result<FrameId, Refused> {
         let permit = self.ends.stores.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopped)?;

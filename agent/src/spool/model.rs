@@ -1,12 +1,11 @@
-//! Random work on a disk that forgets, against a plain model. Each test names
-//! the invariants (docs/SPOOL.md) that it holds the spool to.
+//! Random work on a disk that forgets, against a plain model; `proof` holds the
+//! spool to its invariants with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cursor::Reason;
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::simulated::{Dice, Simulated};
@@ -14,24 +13,23 @@ use super::{Lane, Outcome, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Codec, FrameId, Signal, Signals, Stamp};
 
-const OTLP: UplinkName = UplinkName::Otlp;
-const MQTT: UplinkName = UplinkName::Mqtt;
-const SECOND: u64 = 1_000_000_000;
+pub(super) const OTLP: UplinkName = UplinkName::Otlp;
+pub(super) const MQTT: UplinkName = UplinkName::Mqtt;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// What a workload may meet.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    seed: u64,
-    steps: u64,
-    cut: Option<u64>,
-    faults: Option<u64>,
-    quota: u64,
-    capacity: u64,
-    memory: u64,
-    mutant: u8,
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) steps: u64,
+    pub(super) cut: Option<u64>,
+    pub(super) faults: Option<u64>,
+    pub(super) quota: u64,
+    pub(super) capacity: u64,
+    pub(super) memory: u64,
 }
 
-const CALM: Plan = Plan {
+pub(super) const CALM: Plan = Plan {
     seed: 0,
     steps: 120,
     cut: None,
@@ -39,40 +37,40 @@ const CALM: Plan = Plan {
     quota: 8 << 20,
     capacity: 1 << 30,
     memory: 1 << 20,
-    mutant: 0,
 };
 
 /// What must hold.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     /// All that was accepted: seq, epoch and body.
-    accepted: BTreeMap<u64, (u32, Bytes)>,
+    pub(super) accepted: BTreeMap<u64, (u32, Bytes)>,
     /// What the uplink's server has acknowledged.
-    acked: BTreeSet<u64>,
-    open: Vec<FrameId>,
+    pub(super) acked: BTreeSet<u64>,
+    pub(super) open: Vec<FrameId>,
 }
 
-struct World {
-    plan: Plan,
-    disk: Simulated,
-    core: Core<Simulated>,
-    model: Model,
-    dice: Dice,
-    at: u64,
-    epoch: u32,
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) disk: Simulated,
+    pub(super) core: Core<Simulated>,
+    pub(super) model: Model,
+    pub(super) dice: Dice,
+    pub(super) at: u64,
+    pub(super) epoch: u32,
 }
 
-fn limits(plan: &Plan) -> SpoolLimits {
+pub(super) fn limits(plan: &Plan) -> SpoolLimits {
     SpoolLimits {
         quota: plan.quota,
         reserve: 0,
         memory: plan.memory,
         loss_window: Duration::from_secs(10),
+        write_budget: 0,
         durability: Durability::Window,
     }
 }
 
-fn subscriptions() -> Vec<Subscription> {
+pub(super) fn subscriptions() -> Vec<Subscription> {
     vec![
         Subscription {
             uplink: OTLP,
@@ -87,7 +85,7 @@ fn subscriptions() -> Vec<Subscription> {
     ]
 }
 
-fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
+pub(super) fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
     let settings = Settings {
         quota: plan.quota,
         reserve: 0,
@@ -102,13 +100,11 @@ fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
 }
 
 impl World {
-    fn new(plan: Plan) -> Self {
+    pub(super) fn new(plan: Plan) -> Self {
         let disk = Simulated::new(plan.seed);
         {
             let mut state = disk.state();
             state.capacity = plan.capacity;
-            state.lying_sync = plan.mutant == 1;
-            state.lying_sync_dir = plan.mutant == 2;
         }
         let core = open(&plan, &disk, 1);
         {
@@ -127,7 +123,7 @@ impl World {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let stamp = Stamp {
             unix_ns: self.at,
             boot_ns: self.at,
@@ -139,7 +135,7 @@ impl World {
     }
 
     /// One random step.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         match self.dice.below(10) {
             0..=4 => self.store(),
             5..=6 => self.send(),
@@ -164,7 +160,7 @@ impl World {
         self.check_bounds();
     }
 
-    fn store(&mut self) {
+    pub(super) fn store(&mut self) {
         let size = match self.dice.below(8) {
             0 => self.dice.below(5000),
             _ => self.dice.below(600),
@@ -202,7 +198,7 @@ impl World {
         }
     }
 
-    fn send(&mut self) {
+    pub(super) fn send(&mut self) {
         let lane = if self.dice.below(2) == 0 {
             Lane::Live
         } else {
@@ -227,7 +223,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if self.model.open.is_empty() {
             return;
         }
@@ -242,7 +238,7 @@ impl World {
     }
 
     /// Invariant 7.
-    fn check_bounds(&self) {
+    pub(super) fn check_bounds(&self) {
         assert!(self.core.memory_bytes <= self.plan.memory, "memory");
         let usage = self.core.log.as_ref().map_or(0, Log::usage);
         assert!(
@@ -253,7 +249,7 @@ impl World {
     }
 
     /// What was said to be durable and is neither delivered nor counted as lost.
-    fn owed(&self) -> BTreeSet<u64> {
+    pub(super) fn owed(&self) -> BTreeSet<u64> {
         let waiting: BTreeSet<u64> = self
             .core
             .memory
@@ -266,7 +262,7 @@ impl World {
     }
 
     /// The power comes back.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.epoch += 1;
         self.model.open.clear();
         self.core = open(&self.plan, &self.disk, self.epoch);
@@ -275,20 +271,20 @@ impl World {
 
 impl Model {
     /// Invariants 1 and 2.
-    fn check(&self, frame: &crate::frame::Frame) {
+    pub(super) fn check(&self, frame: &crate::frame::Frame) {
         let (_, body) = self.accepted.get(&frame.id.seq).expect("it was stored");
         assert_eq!(&frame.batch.body, body, "{} byte for byte", frame.id);
     }
 }
 
 /// All that the disk still gives, without touching the disk.
-fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
+pub(super) fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
     let disk = disk.fork();
     let mut core = open(plan, &disk, 99);
     drain(&mut core)
 }
 
-fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
+pub(super) fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
     let mut out = BTreeMap::new();
     core.link(OTLP, true);
     for lane in [Lane::Live, Lane::Backlog] {
@@ -303,240 +299,4 @@ fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
         "figures agree"
     );
     out
-}
-
-/// Runs to the cut, then checks what came back. `false`: the work ended before it.
-fn run_with_cut(plan: Plan) -> bool {
-    let mut world = World::new(plan);
-    for _ in 0..plan.steps {
-        world.step();
-        if world.disk.state().dead {
-            break;
-        }
-    }
-    if !world.disk.state().dead {
-        return false;
-    }
-    let owed = world.owed();
-    assert!(
-        world.core.losses.table.is_empty(),
-        "{:?}",
-        world.core.losses
-    );
-    let cursors = world.core.durable.done.clone();
-    world.disk.crash();
-    check_survivors(&world, &owed, &plan);
-    // Cut at calls of the recovery itself: it must come out the same.
-    for cut in 1..40 {
-        let disk = world.disk.fork();
-        disk.state().cut = Some(cut);
-        let _ = open(&plan, &disk, 50);
-        disk.crash();
-        let found = contents(&plan, &disk);
-        for seq in &owed {
-            assert!(
-                found.contains_key(seq),
-                "{seq} lost by a cut in recovery, {plan:?}"
-            );
-        }
-    }
-    world.restart();
-    for (uplink, classes) in cursors.iter().enumerate().take(1) {
-        for (class, before) in classes.iter().enumerate() {
-            let after = &world.core.ledger().done[uplink][class];
-            assert_eq!(after, &after.joined(before), "a cursor went back, {plan:?}");
-        }
-    }
-    for _ in 0..30 {
-        world.step();
-    }
-    true
-}
-
-fn check_survivors(world: &World, owed: &BTreeSet<u64>, plan: &Plan) {
-    let found = contents(plan, &world.disk);
-    for frame in found.values() {
-        world.model.check(frame);
-    }
-    for seq in owed {
-        assert!(found.contains_key(seq), "{seq} was durable, {plan:?}");
-    }
-}
-
-#[test]
-fn nothing_durable_is_lost_by_a_cut_at_any_call() {
-    for seed in 1..=8 {
-        let mut cut = 1;
-        while run_with_cut(Plan {
-            seed,
-            cut: Some(cut),
-            ..CALM
-        }) {
-            cut += 1;
-        }
-        assert!(cut > 20, "the work reaches the disk");
-    }
-}
-
-#[test]
-fn a_missing_sync_or_folder_sync_is_caught() {
-    for mutant in [1, 2] {
-        let caught = (1..=3).any(|seed| {
-            (1..200).any(|cut| {
-                let plan = Plan {
-                    seed,
-                    cut: Some(cut),
-                    mutant,
-                    ..CALM
-                };
-                std::panic::catch_unwind(|| run_with_cut(plan)).is_err()
-            })
-        });
-        assert!(caught, "mutant {mutant} lives");
-    }
-}
-
-#[test]
-fn errors_of_the_disk_lose_nothing_that_is_not_counted() {
-    for seed in 1..=60 {
-        let plan = Plan {
-            seed,
-            steps: 300,
-            faults: Some(6),
-            ..CALM
-        };
-        conserve(plan);
-    }
-}
-
-#[test]
-fn a_small_quota_a_full_disk_and_little_memory_lose_only_what_is_counted() {
-    for seed in 1..=40 {
-        conserve(Plan {
-            seed,
-            steps: 400,
-            quota: 120_000,
-            memory: 20_000,
-            ..CALM
-        });
-        conserve(Plan {
-            seed,
-            steps: 400,
-            capacity: 60_000,
-            memory: 20_000,
-            ..CALM
-        });
-    }
-}
-
-/// Invariant 4: stored = delivered + waiting + counted as lost.
-fn conserve(plan: Plan) {
-    let mut world = World::new(plan);
-    for _ in 0..plan.steps {
-        world.step();
-    }
-    world.disk.state().faults = None;
-    world.core.link(OTLP, false);
-    let rest = drain(&mut world.core);
-    for frame in rest.values() {
-        world.model.check(frame);
-    }
-    let lost: u64 = world
-        .core
-        .losses
-        .table
-        .iter()
-        .filter(|((_, reason), _)| *reason != Reason::Refused)
-        .map(|(_, loss)| loss.frames)
-        .sum();
-    let delivered: BTreeSet<u64> = world
-        .model
-        .acked
-        .iter()
-        .chain(rest.keys())
-        .copied()
-        .collect();
-    let missing = world.model.accepted.len() - delivered.len();
-    assert_eq!(missing as u64, lost, "{plan:?} {:?}", world.core.losses);
-}
-
-#[test]
-fn one_flipped_byte_costs_at_most_one_frame() {
-    let plan = Plan {
-        seed: 3,
-        steps: 60,
-        ..CALM
-    };
-    let mut world = World::new(plan);
-    for _ in 0..plan.steps {
-        world.store();
-    }
-    let now = world.now();
-    for sealed in [false, true] {
-        if sealed {
-            assert!(world.core.stop(now));
-        } else {
-            for class in Class::ALL {
-                assert!(world.core.flush(class, now));
-            }
-        }
-        let whole = contents(&plan, &world.disk).len();
-        assert_eq!(whole, 60);
-        for (name, len) in world.disk.files() {
-            for at in (0..len).step_by(if len > 2000 { 7 } else { 1 }) {
-                let disk = world.disk.fork();
-                disk.flip(&name, at);
-                let found = contents(&plan, &disk);
-                for frame in found.values() {
-                    world.model.check(frame);
-                }
-                assert!(
-                    found.len() + 1 >= whole,
-                    "{name} byte {at}: {} of {whole}",
-                    found.len()
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn no_rubbish_in_the_folder_stops_the_start() {
-    for seed in 1..=200 {
-        let mut dice = Dice::new(seed);
-        let mut world = World::new(Plan { seed, ..CALM });
-        for _ in 0..10 {
-            world.store();
-        }
-        world.core.stop(world.now());
-        let (name, good) = world.disk.files().into_iter().next().unwrap();
-        let mut bytes: Vec<u8> = vec![0; good];
-        let _ = super::storage::Storage::read_at(&mut world.disk, &name, 0, &mut bytes);
-        for _ in 0..20 {
-            let at = dice.below(bytes.len() as u64) as usize;
-            bytes[at] = dice.below(256) as u8;
-        }
-        bytes.truncate(dice.below(good as u64 + 1) as usize);
-        world.disk.plant(&name, bytes);
-        let junk: Vec<u8> = (0..dice.below(3000))
-            .map(|_| dice.below(256) as u8)
-            .collect();
-        for name in [
-            "normal/00000000000000ff.seg",
-            "bulk/ffffffffffffffff.seg",
-            "cursors",
-            "bulk/x.seg",
-            "lock",
-        ] {
-            world.disk.plant(name, junk.clone());
-        }
-        world.restart();
-        assert!(world.core.log.is_some());
-        for frame in contents(&world.plan, &world.disk).values() {
-            world.model.check(frame);
-        }
-        for _ in 0..30 {
-            world.step();
-        }
-    }
 }

@@ -18,7 +18,7 @@ use super::storage::{OpenError, RealFiles};
 use super::{Lane, Options, Outcome, Pending, Refused, StartError, Subscription};
 use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
-use crate::frame::{Batch, Frame, FrameId, Signals};
+use crate::frame::{Batch, Class, Frame, FrameId, Signals};
 use crate::status::SpoolStatus;
 
 /// Stores under way at a time.
@@ -67,7 +67,16 @@ struct Owner {
     published: u64,
     stale: bool,
     reopen_at: u64,
+    /// Stores of the outbox that wait for their sync.
+    unanswered: Vec<Unanswered>,
 }
+
+/// A store of the outbox: its name, who waits, and the place it holds in the queue.
+type Unanswered = (
+    FrameId,
+    oneshot::Sender<Result<FrameId, Refused>>,
+    OwnedSemaphorePermit,
+);
 
 /// Recovers the folder and starts the thread.
 pub(super) fn start(options: Options) -> Result<Ends, StartError> {
@@ -91,6 +100,7 @@ pub(super) fn start(options: Options) -> Result<Ends, StartError> {
         published: 0,
         stale: true,
         reopen_at: 0,
+        unanswered: Vec::new(),
     };
     owner.open()?;
     owner.publish();
@@ -128,10 +138,7 @@ impl Owner {
             seed: random(),
         };
         match self.core.attach(Log::new(files, settings)) {
-            Ok(true) => {}
-            Ok(false) => self.alarm(
-                "its frames have the numbers of frames in memory; restart the agent to use it",
-            ),
+            Ok(()) => {}
             Err(error) => self.alarm(&error.to_string()),
         }
         Ok(())
@@ -188,8 +195,12 @@ impl Owner {
         match command {
             Command::Store(batch, answer, permit) => {
                 let now = self.now();
-                let _ = answer.send(self.core.store(batch, now));
-                drop(permit);
+                let outbox = batch.class == Class::Outbox;
+                match self.core.store(batch, now) {
+                    Ok(id) if outbox => self.unanswered.push((id, answer, permit)),
+                    // Who asked may have gone; the batch is stored all the same.
+                    result => drop(answer.send(result)),
+                }
                 self.stale = true;
             }
             Command::Next(uplink, lane, signals, answer) => {
@@ -248,6 +259,7 @@ impl Owner {
             let now = self.now();
             self.core.tick(now);
         }
+        self.answer_outbox();
         let done = self.syncs().saturating_sub(syncs);
         let took = self.clock.boot_ns().saturating_sub(before);
         if let Some(took) = took.checked_div(done) {
@@ -263,6 +275,10 @@ impl Owner {
         if !whole {
             log::warn!("spool: not all of what waited in memory could be written");
         }
+        self.answer_outbox();
+        for (_, answer, _) in self.unanswered.drain(..) {
+            drop(answer.send(Err(Refused::Stopped)));
+        }
         self.stale = true;
         self.published = 0;
         self.publish();
@@ -270,6 +286,21 @@ impl Owner {
         drop(self.core);
         if let Some(done) = done {
             let _ = done.send(whole);
+        }
+    }
+
+    /// Tells the programs whose messages are safe by now, or never will be.
+    fn answer_outbox(&mut self) {
+        if self.unanswered.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let (core, waiting) = (&mut self.core, std::mem::take(&mut self.unanswered));
+        for (id, answer, permit) in waiting {
+            match core.outbox(id, now) {
+                Some(result) => drop(answer.send(result)),
+                None => self.unanswered.push((id, answer, permit)),
+            }
         }
     }
 
@@ -287,6 +318,9 @@ impl Owner {
 
     fn publish(&mut self) {
         let at = self.clock.boot_ns();
+        for line in self.core.tell_losses(at) {
+            log::warn!("spool: {line}");
+        }
         let age = at.saturating_sub(self.published);
         let uplinks = self.pending.iter().zip(&mut self.hungry);
         for ((sender, hungry), name) in uplinks.zip(UPLINK_NAMES) {
@@ -304,7 +338,8 @@ impl Owner {
             self.published = at;
             self.stale = false;
             let dir = self.options.dir.display().to_string();
-            let status = self.core.status(at, dir);
+            let now = self.now();
+            let status = self.core.status(now, dir);
             self.status.send_replace(status);
         }
     }

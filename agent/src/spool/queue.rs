@@ -14,9 +14,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::cursor::{Ledger, Loss, Losses, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
+use super::attach::Moved;
+use super::budget::Budget;
+use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::format::{FrameHeader, signal_slot};
 use super::log::{Counts, Log, Now, Pos, Segment};
+use super::mutant::{Mutant, made};
 use super::reader::{Reader, mask_of};
 use super::storage::Storage;
 use super::{Lane, Outcome, Pending, PendingSignal, Refused, Subscription};
@@ -99,21 +102,27 @@ pub(crate) struct Core<S: Storage> {
     pub(super) disk: super::flush::Disk,
     pub(super) recovered: u64,
     /// Condemned frames with the server's reason, newest last.
-    pub(super) condemned: VecDeque<(FrameId, String)>,
+    pub(super) condemned: VecDeque<(FrameId, Class, String)>,
+    /// Seqs of segments of a newer format: no cursor walks over them.
+    pub(super) newer: [Ranges; 4],
+    /// Frames that were named before the disk came have moved on by this (see `attach`).
+    pub(super) moved: Moved,
+    pub(super) budget: Budget,
+    /// Losses that have not been told upstream.
+    pub(super) untold: Losses,
+    pub(super) tell_at: u64,
 }
 
 impl<S: Storage> Core<S> {
-    /// An empty queue without a disk. Its seqs begin so high that a disk which
-    /// turns up later has none of them.
+    /// An empty queue without a disk.
     pub(crate) fn new(limits: SpoolLimits, subscriptions: &[Subscription], epoch: u32) -> Self {
         let mut core = Self {
-            limits,
             epoch,
             log: None,
             readers: Default::default(),
             memory: Default::default(),
             memory_bytes: 0,
-            next_seq: 1 << 40,
+            next_seq: 1,
             losses: Losses::default(),
             durable: Ledger::default(),
             version: 0,
@@ -121,51 +130,15 @@ impl<S: Storage> Core<S> {
             disk: super::flush::Disk::default(),
             recovered: 0,
             condemned: VecDeque::new(),
+            newer: Default::default(),
+            moved: Moved::default(),
+            budget: Budget::new(limits.write_budget),
+            limits,
+            untold: Losses::default(),
+            tell_at: 0,
         };
         core.subscribe(subscriptions);
         core
-    }
-
-    /// Takes over a disk: recovers it and goes on behind what it holds.
-    /// `false`: it holds seqs that this process has used itself.
-    pub(crate) fn attach(&mut self, mut log: Log<S>) -> std::io::Result<bool> {
-        let fresh = self.next_seq == 1 << 40 && self.memory.iter().all(BTreeMap::is_empty);
-        let found = log.recover()?;
-        if !fresh && found.ledger.next_seq > 1 << 40 {
-            return Ok(false);
-        }
-        if fresh {
-            self.next_seq = found.ledger.next_seq;
-        }
-        self.recovered = found.frames;
-        for (key, loss) in &found.ledger.losses.table {
-            self.losses.add(key.0, key.1, *loss);
-        }
-        for (uplink, ranges) in found.ledger.done.iter().enumerate() {
-            if let Some(Some(reader)) = self.readers.get_mut(uplink) {
-                for (class, ranges) in Class::ALL.into_iter().zip(ranges) {
-                    let newer = std::mem::take(reader.given_mut(class));
-                    *reader.given_mut(class) = ranges.joined(&newer);
-                }
-            }
-        }
-        for (class, seq, loss) in found.lost {
-            let wanted =
-                |reader: &Reader| reader.required && !reader.done(class, reader.wants, seq);
-            if self.readers.iter().flatten().any(wanted) {
-                self.losses.add(class, Reason::Damaged, loss);
-            }
-        }
-        self.version = found.ledger.version;
-        self.durable = found.ledger;
-        self.log = Some(log);
-        self.alarm = None;
-        for uplink in 0..UPLINKS {
-            self.recount(uplink);
-        }
-        self.sweep();
-        self.fit_quota();
-        Ok(true)
     }
 
     /// Accepts a batch, or counts its loss.
@@ -243,15 +216,16 @@ impl<S: Storage> Core<S> {
         let Some(Some(reader)) = self.readers.get_mut(slot) else {
             return;
         };
-        let Some(open) = reader.open.get(&id.seq).copied() else {
+        let seq = self.moved.seq(id, self.epoch);
+        let Some(open) = reader.open.get(&seq).copied() else {
             return;
         };
         if open.returned {
             return;
         }
         match outcome {
-            Outcome::Returned => self.give_back(slot, id.seq),
-            Outcome::Delivered => self.acknowledge(slot, id.seq, &open),
+            Outcome::Returned => self.give_back(slot, seq),
+            Outcome::Delivered => self.acknowledge(slot, seq, &open),
             Outcome::Condemned(reason) => {
                 let mut text = reason.clone();
                 while text.len() > SAMPLE_TEXT {
@@ -260,9 +234,9 @@ impl<S: Storage> Core<S> {
                 if self.condemned.len() >= SAMPLES {
                     self.condemned.pop_front();
                 }
-                self.condemned.push_back((id, text));
+                self.condemned.push_back((id, open.class, text));
                 self.lose(open.class, Reason::Condemned, open.loss);
-                self.acknowledge(slot, id.seq, &open);
+                self.acknowledge(slot, seq, &open);
             }
         }
     }
@@ -304,6 +278,7 @@ impl<S: Storage> Core<S> {
         if let Some(log) = &mut self.log {
             log.resize(limits.quota, limits.reserve);
         }
+        self.budget.resize(limits.write_budget);
         self.limits = limits;
         self.subscribe(subscriptions);
         self.sweep();
@@ -422,6 +397,9 @@ impl<S: Storage> Core<S> {
             memory,
             ..
         } = self;
+        if made(Mutant::HeldByTheDead) && readers.iter().flatten().any(|r| r.required && !r.up) {
+            return None;
+        }
         let reader = readers.get_mut(slot)?.as_mut()?;
         let (from, until) = reader.span(lane);
         let again = reader.open.range(from..until);
@@ -498,7 +476,11 @@ impl<S: Storage> Core<S> {
         let next = next.into_iter().flatten().min();
         let walked = next.unwrap_or(until.min(next_seq));
         let walks = reader.walks();
-        reader.given_mut(class).insert(walks, from, walked);
+        let newer = self.newer.get(class as usize);
+        let free = newer.map(|newer| newer.gaps(from, walked));
+        for (from, walked) in free.into_iter().flatten() {
+            reader.given_mut(class).insert(walks, from, walked);
+        }
         let exhausted = on_disk.is_none();
         let found = [again, in_memory, on_disk]
             .into_iter()
@@ -757,6 +739,7 @@ impl<S: Storage> Core<S> {
 
     pub(super) fn lose(&mut self, class: Class, reason: Reason, loss: Loss) {
         self.losses.add(class, reason, loss);
+        self.untold.add(class, reason, loss);
     }
 
     pub(super) fn waiting_mut(&mut self, class: Class) -> &mut BTreeMap<u64, Waiting> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::cursor::{ALL_SIGNALS, Progress};
 use super::format::{SIGNALS, signal_slot};
 use super::log::{Counts, Pos};
+use super::mutant::{Mutant, made};
 use super::queue::Open;
 use super::{Lane, Subscription};
 use crate::frame::{Class, Signal, Signals};
@@ -54,8 +55,10 @@ impl Reader {
     /// where `signals` occur.
     pub(super) fn passed(&self, class: Class, signals: u8, first: u64, last: u64) -> bool {
         let mut wanted = self.given(class).some(signals & self.wants);
+        let open = self.open.range(first..=last);
+        let settled = open.into_iter().all(|(_, o)| o.class != class);
         wanted.all(|ranges| ranges.covers(first, last))
-            && self.open.range(first..=last).all(|(_, o)| o.class != class)
+            && (settled || made(Mutant::DeletedBeforeAcknowledged))
     }
 
     /// It has acknowledged `seq`, which is of one of `signals`.

@@ -5,15 +5,17 @@
 //! 3. Other segments are scanned: a bad header means a search for the next good
 //!    one, a bad payload is stepped over and counted.
 //! 4. No segment of an earlier start is appended to, but for its footer.
-//! 5. A segment of a newer format, or without a whole header, stays as it is
-//!    and goes first when room is needed.
+//! 5. A segment without a whole header stays as it is and goes first when room
+//!    is needed. One of a newer format stays as it is and goes last; its seqs
+//!    are kept out of every cursor, so that a newer program goes on with it.
 
 use std::collections::BTreeSet;
 use std::io;
 
-use super::cursor::{Ledger, Loss};
-use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats};
-use super::log::{Log, Pos, Segment, path_of};
+use super::cursor::{Ledger, Loss, Ranges};
+use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats, Unreadable};
+use super::log::{Log, Pos, Segment, SegmentClock, path_of};
+use super::mutant::{Mutant, made};
 use super::storage::Storage;
 use crate::frame::Class;
 
@@ -26,13 +28,42 @@ pub(crate) struct Recovered {
     pub(crate) frames: u64,
     /// Frames whose header was whole but whose payload was not: class, seq, how much.
     pub(crate) lost: Vec<(Class, u64, Loss)>,
+    /// Stretches without a whole header inside segments that had to be scanned.
+    pub(crate) gaps: Vec<Gap>,
+    /// The seqs of segments of a newer format, per class.
+    pub(crate) newer: [Ranges; 4],
 }
+
+/// Bytes that hold no whole header, between two frames that do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gap {
+    pub(crate) class: Class,
+    /// The seqs of the data frames around it, both not included.
+    pub(crate) seqs: (u64, u64),
+    pub(crate) bytes: u32,
+    /// Wall time of the readings around it.
+    pub(crate) unix_ns: (u64, u64),
+}
+
+/// How far the seqs of a newer program are given a wide berth where nothing tells their end.
+const BERTH: u64 = 1 << 32;
 
 /// A segment as listed: id, length, header.
 struct Found {
     id: u64,
     len: u64,
-    header: Option<SegmentHeader>,
+    occupied: u64,
+    header: Result<SegmentHeader, Unreadable>,
+}
+
+impl Found {
+    fn floor(&self) -> Option<u64> {
+        match &self.header {
+            Ok(header) => Some(header.floor),
+            Err(Unreadable::Newer(floor)) => Some(*floor),
+            Err(Unreadable::Damaged) => None,
+        }
+    }
 }
 
 impl<S: Storage> Log<S> {
@@ -44,9 +75,20 @@ impl<S: Storage> Log<S> {
         for class in Class::ALL {
             let found = self.list_segments(class)?;
             for (index, this) in found.iter().enumerate() {
-                let next = found.get(index + 1).and_then(|next| next.header.as_ref());
+                if let Err(Unreadable::Newer(floor)) = this.header {
+                    let later = found.iter().skip(index + 1);
+                    let open = floor.saturating_add(BERTH);
+                    let end = later.filter_map(Found::floor).next().unwrap_or(open);
+                    if let Some(ranges) = out.newer.get_mut(class as usize) {
+                        ranges.insert(floor, end);
+                        highest = highest.max(end);
+                    }
+                }
+                let next = found
+                    .get(index + 1)
+                    .and_then(|next| next.header.as_ref().ok());
                 let limit = next
-                    .filter(|next| next.previous == this.id)
+                    .filter(|next| next.previous == this.id && !made(Mutant::PreviousEndIgnored))
                     .map_or(u32::MAX, |next| next.previous_end);
                 self.take(class, this, limit, &mut out);
             }
@@ -77,20 +119,34 @@ impl<S: Storage> Log<S> {
         }
         out.ledger = self.newest_ledger(ledgers);
         out.ledger.next_seq = out.ledger.seq_floor().max(highest.saturating_add(1));
+        if made(Mutant::ReusedIds) {
+            out.ledger.next_seq = 1;
+        }
         Ok(out)
     }
 
     fn list_segments(&mut self, class: Class) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
-        for (name, len) in self.storage.list(class.as_str())? {
-            let Some(id) = id_of(&name) else { continue };
+        for listed in self.storage.list(class.as_str())? {
+            let Some(id) = id_of(&listed.name) else {
+                continue;
+            };
             let mut bytes = [0; SEGMENT_HEADER];
             let count = self.storage.read_at(&path_of(class, id), 0, &mut bytes);
             let decoded =
                 SegmentHeader::decode(bytes.get(..count.unwrap_or(0)).unwrap_or_default());
             // A file in the wrong folder or under another name is not this chain's.
-            let header = decoded.ok().filter(|h| h.id == id && h.class == class);
-            found.push(Found { id, len, header });
+            let own = |h: &SegmentHeader| h.id == id && h.class == class;
+            let header = match decoded {
+                Ok(header) if !own(&header) => Err(Unreadable::Damaged),
+                other => other,
+            };
+            found.push(Found {
+                id,
+                len: listed.len,
+                occupied: listed.occupied,
+                header,
+            });
         }
         found.sort_by_key(|found| found.id);
         Ok(found)
@@ -103,14 +159,22 @@ impl<S: Storage> Log<S> {
             epoch: 0,
             end: SEGMENT_HEADER as u32,
             size: found.len,
+            occupied: found.occupied,
             stats: Stats::default(),
             closed: true,
             opaque: true,
+            newer: None,
+            clock: SegmentClock::Unknown,
             remaining: Default::default(),
             written_off: false,
             marks: BTreeSet::new(),
         };
-        let Some(header) = &found.header else {
+        if let Err(Unreadable::Newer(floor)) = found.header {
+            segment.newer = Some(floor);
+            self.chain_mut(class).segments.insert(found.id, segment);
+            return;
+        }
+        let Ok(header) = &found.header else {
             // Nothing was acknowledged from a file that never got its header.
             if found.len <= SEGMENT_HEADER as u64
                 && self.storage.unlink(&path_of(class, found.id)).is_ok()
@@ -124,6 +188,13 @@ impl<S: Storage> Log<S> {
         segment.nonce = header.nonce;
         segment.epoch = header.epoch;
         segment.opaque = false;
+        segment.clock = if header.boot_id == self.settings.boot_id {
+            SegmentClock::Boot
+        } else if header.synchronised {
+            SegmentClock::Wall
+        } else {
+            SegmentClock::Unknown
+        };
         if let Some(stats) = self.footer(class, found) {
             segment.end = stats.end.min(len);
             segment.stats = stats;
@@ -134,7 +205,7 @@ impl<S: Storage> Log<S> {
         let upto = segment.end;
         self.chain_mut(class).segments.insert(found.id, segment);
         let errors = self.read_errors;
-        let stats = self.scan(class, found.id, upto, out);
+        let stats = self.scan(class, found.id, (header.floor, upto), out);
         if self.read_errors == errors {
             self.close(class, found.id, stats);
         } else if let Some(segment) = self.segment_mut(class, found.id) {
@@ -144,7 +215,7 @@ impl<S: Storage> Log<S> {
     }
 
     fn footer(&mut self, class: Class, found: &Found) -> Option<Stats> {
-        let nonce = found.header.as_ref()?.nonce;
+        let nonce = found.header.as_ref().ok()?.nonce;
         let at = found.len.checked_sub(FOOTER as u64)?;
         let mut bytes = [0; FOOTER];
         let count = self
@@ -155,13 +226,34 @@ impl<S: Storage> Log<S> {
         (u64::from(stats.end) <= at).then_some(stats)
     }
 
-    fn scan(&mut self, class: Class, id: u64, upto: u32, out: &mut Recovered) -> Stats {
+    fn scan(
+        &mut self,
+        class: Class,
+        id: u64,
+        (floor, upto): (u64, u32),
+        out: &mut Recovered,
+    ) -> Stats {
         let mut stats = Stats {
             end: SEGMENT_HEADER as u32,
             ..Stats::default()
         };
         let mut offset = SEGMENT_HEADER as u32;
+        let mut before = (floor.saturating_sub(1), 0);
+        let mut skipped = 0;
         while let Some((at, header)) = self.frame_at(class, id, offset, upto) {
+            skipped += at - offset;
+            if header.kind == Kind::Data {
+                if skipped > 0 {
+                    out.gaps.push(Gap {
+                        class,
+                        seqs: (before.0, header.seq),
+                        bytes: skipped,
+                        unix_ns: (before.1, header.first.unix_ns),
+                    });
+                }
+                before = (header.seq, header.last.unix_ns);
+                skipped = 0;
+            }
             offset = at.saturating_add(header.len() as u32);
             let whole = self.payload(
                 class,
@@ -223,7 +315,7 @@ impl<S: Storage> Log<S> {
         self.holder = (best.version, None);
         places.sort_by_key(|(version, _, _)| std::cmp::Reverse(*version));
         for (version, class, pos) in places {
-            if version < best.version {
+            if version < best.version || made(Mutant::CommitsIgnored) {
                 break;
             }
             let read = self.header_at(class, pos);

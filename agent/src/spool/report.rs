@@ -2,40 +2,61 @@
 
 use std::time::Duration;
 
-use super::log::Counts;
+use super::cursor::Reason;
+use super::log::{Counts, Now, SegmentClock};
 use super::queue::Core;
 use super::storage::Storage;
-use crate::frame::Class;
-use crate::status::{ClassStatus, LostStatus, SpoolStatus};
+use crate::frame::{Class, Stamp};
+use crate::status::{ClassStatus, CondemnedStatus, LostStatus, SpoolStatus};
+
+/// Losses are told upstream at most this often, in nanoseconds.
+const TELL_EVERY: u64 = 60_000_000_000;
 
 impl<S: Storage> Core<S> {
-    /// All figures at boot time `at`.
-    pub(crate) fn status(&mut self, at: u64, dir: String) -> SpoolStatus {
+    /// All figures.
+    pub(crate) fn status(&mut self, now: Now, dir: String) -> SpoolStatus {
+        self.keep_budget(now.stamp.boot_ns);
         let mut out = SpoolStatus {
-            as_of_boot_ns: at,
+            as_of_boot_ns: now.stamp.boot_ns,
             path: self.log.is_some().then_some(dir),
             alarm: self.alarm.clone(),
             memory_bytes: self.memory_bytes,
-            loss_window_s: self.limits.loss_window.as_secs_f64(),
+            loss_window_s: self.promise().map(|window| window.as_secs_f64()),
             recovered_frames: self.recovered,
             limit_bytes: self.limits.quota,
             ..SpoolStatus::default()
         };
-        let mut oldest: Option<u64> = None;
+        if let Some((a_day, left)) = self.budget.left() {
+            out.write_budget_bytes = Some(a_day);
+            out.write_budget_left_bytes = Some(left);
+        }
+        out.write_overrun_bytes = self.budget.overrun;
+        let mut oldest = Oldest::default();
         for class in Class::ALL {
-            let (counts, first) = self.waiting(class);
+            let (counts, newer) = self.waiting(class, now, &mut oldest);
+            out.newer_segments += newer;
             out.frames += counts.frames;
             out.classes.insert(class.as_str().to_owned(), counts);
-            oldest = [oldest, first].into_iter().flatten().min();
         }
-        let age = oldest.map(|first| Duration::from_nanos(at.saturating_sub(first)));
-        out.oldest_age_s = age.map(|age| age.as_secs_f64());
+        let age = oldest.age.filter(|_| !oldest.unknown);
+        out.oldest_age_s = age.map(|age| Duration::from_nanos(age).as_secs_f64());
+        out.oldest_unknown = oldest.unknown;
+        let condemned = self.condemned.iter();
+        out.condemned = condemned
+            .map(|(id, class, reason)| CondemnedStatus {
+                frame: id.to_string(),
+                class: class.as_str().to_owned(),
+                reason: reason.clone(),
+            })
+            .collect();
         if let Some(log) = &mut self.log {
             out.bytes = log.usage();
             out.limit_bytes = log.limit();
             out.written_bytes = log.written;
             out.syncs = log.syncs;
             out.damaged = log.damaged;
+            out.flash_bytes = log.flash;
+            out.device_written_bytes = log.device_written(now.stamp.boot_ns);
         }
         out.lost = self
             .losses
@@ -53,12 +74,37 @@ impl<S: Storage> Core<S> {
         out
     }
 
-    /// What waits in a class, and the boot time of its oldest reading (of this
-    /// boot: a segment of an earlier one tells no age). On flash it is the
-    /// most that any uplink still has to get.
-    fn waiting(&self, class: Class) -> (ClassStatus, Option<u64>) {
+    /// What to say upstream about losses, one line for each class and reason:
+    /// once some link is up, and at most once a minute.
+    pub(crate) fn tell_losses(&mut self, at: u64) -> Vec<String> {
+        let up = self.readers.iter().flatten().any(|reader| reader.up);
+        if !up || at < self.tell_at || self.untold.table.is_empty() {
+            return Vec::new();
+        }
+        self.tell_at = at.saturating_add(TELL_EVERY);
+        let untold = std::mem::take(&mut self.untold.table).into_iter();
+        // A signal without an uplink is how somebody wants it; telling would be lost the same way.
+        let untold = untold.filter(|((_, reason), _)| *reason != Reason::NoUplink);
+        untold
+            .map(|((class, reason), loss)| {
+                format!(
+                    "lost {} frames ({} items) of class {}, reason {}, readings from {} to {}",
+                    loss.frames,
+                    loss.items,
+                    class.as_str(),
+                    reason.as_str(),
+                    seconds(loss.first_unix_ns),
+                    seconds(loss.last_unix_ns),
+                )
+            })
+            .collect()
+    }
+
+    /// What waits in a class (on flash it is the most that any uplink still has
+    /// to get), and how many segments are a newer program's.
+    fn waiting(&self, class: Class, now: Now, oldest: &mut Oldest) -> (ClassStatus, u64) {
         let mut out = ClassStatus::default();
-        let mut first: Option<u64> = None;
+        let mut newer = 0;
         for waiting in self
             .memory
             .get(class as usize)
@@ -68,10 +114,11 @@ impl<S: Storage> Core<S> {
             out.frames += 1;
             out.items += u64::from(waiting.batch.items);
             out.bytes += waiting.batch.body.len() as u64;
-            first = Some(first.unwrap_or(u64::MAX).min(waiting.batch.first.boot_ns));
+            oldest.saw(SegmentClock::Boot, waiting.batch.first, now);
         }
         let segments = self.log.iter().flat_map(|log| log.segments(class).values());
         for segment in segments {
+            newer += u64::from(segment.newer.is_some());
             let sums = segment.remaining.iter().map(|parts| Counts::sum(parts));
             let most = sums.max_by_key(|counts| counts.frames);
             let Some(most) = most.filter(|counts| counts.frames > 0) else {
@@ -80,10 +127,37 @@ impl<S: Storage> Core<S> {
             out.frames += most.frames;
             out.items += most.items;
             out.bytes += most.bytes;
-            if segment.epoch == self.epoch {
-                first = Some(first.unwrap_or(u64::MAX).min(segment.stats.first.boot_ns));
-            }
+            oldest.saw(segment.clock, segment.stats.first, now);
         }
-        (out, first)
+        (out, newer)
+    }
+}
+
+/// Seconds since 1970 with milliseconds, as receivers can compare them.
+fn seconds(unix_ns: u64) -> String {
+    format!(
+        "{}.{:03}",
+        unix_ns / 1_000_000_000,
+        unix_ns / 1_000_000 % 1000
+    )
+}
+
+/// The age of the oldest reading that waits, as far as the clocks can tell.
+#[derive(Default)]
+struct Oldest {
+    age: Option<u64>,
+    /// Some are of an earlier boot whose wall clock was not believed.
+    unknown: bool,
+}
+
+impl Oldest {
+    fn saw(&mut self, clock: SegmentClock, first: Stamp, now: Now) {
+        let age = match clock {
+            SegmentClock::Boot => Some(now.stamp.boot_ns.saturating_sub(first.boot_ns)),
+            SegmentClock::Wall if now.synchronised => now.stamp.unix_ns.checked_sub(first.unix_ns),
+            SegmentClock::Wall | SegmentClock::Unknown => None,
+        };
+        self.unknown |= age.is_none();
+        self.age = self.age.max(age);
     }
 }

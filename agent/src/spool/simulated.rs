@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::storage::Storage;
+use super::storage::{Listed, Storage};
 
 const SECTOR: usize = 512;
 
@@ -49,9 +49,12 @@ pub(crate) struct State {
     pub(crate) faults: Option<u64>,
     /// Bytes there are.
     pub(crate) capacity: u64,
-    /// Mistakes the suite must catch.
-    pub(crate) lying_sync: bool,
-    pub(crate) lying_sync_dir: bool,
+    pub(crate) no_inodes: bool,
+    /// Every sync fails; nothing can be made or written.
+    pub(crate) failing: bool,
+    pub(crate) read_only: bool,
+    /// The power went while a name was being removed.
+    pub(crate) cut_in_unlink: bool,
 }
 
 /// The disk; clones share it.
@@ -71,8 +74,10 @@ impl Simulated {
             dead: false,
             faults: None,
             capacity: 1 << 30,
-            lying_sync: false,
-            lying_sync_dir: false,
+            no_inodes: false,
+            failing: false,
+            read_only: false,
+            cut_in_unlink: false,
         })))
     }
 
@@ -172,6 +177,13 @@ impl State {
         Ok(faulty)
     }
 
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(())
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.dead {
             Err(io::Error::other("the power is off"))
@@ -198,9 +210,6 @@ impl State {
     }
 
     fn settle(&mut self, number: u64) {
-        if self.lying_sync {
-            return;
-        }
         let inode = self.inodes.entry(number).or_default();
         for (offset, bytes) in inode.pending.drain(..) {
             if inode.durable.len() < offset + bytes.len() {
@@ -219,13 +228,18 @@ impl Storage for Simulated {
         self.state().alive()
     }
 
-    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>> {
+    fn list(&mut self, path: &str) -> io::Result<Vec<Listed>> {
         let mut state = self.state();
         state.step()?;
         let under = format!("{path}/");
         let names = state.names.iter().filter_map(|(name, inode)| {
             let name = name.strip_prefix(&under)?;
-            Some((name.to_owned(), state.inodes[inode].current.len() as u64))
+            let len = state.inodes[inode].current.len() as u64;
+            Some(Listed {
+                name: name.to_owned(),
+                len,
+                occupied: len.div_ceil(4096) * 4096,
+            })
         });
         Ok(names.collect())
     }
@@ -233,6 +247,10 @@ impl Storage for Simulated {
     fn create(&mut self, path: &str) -> io::Result<u64> {
         let mut state = self.state();
         state.step()?;
+        state.writable()?;
+        if state.no_inodes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -254,6 +272,7 @@ impl Storage for Simulated {
     fn append(&mut self, file: &mut u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let faulty = state.step()?;
+        state.writable()?;
         let offset = state.inodes[file].current.len();
         let room = state.capacity.saturating_sub(state.used());
         let short = faulty || state.dead || bytes.len() as u64 > room;
@@ -277,7 +296,7 @@ impl Storage for Simulated {
 
     fn sync(&mut self, file: &mut u64) -> io::Result<()> {
         let mut state = self.state();
-        if state.step()? {
+        if state.step()? || state.failing {
             // Marked clean and never written: what a failed fsync leaves on ext4.
             if let Some(inode) = state.inodes.get_mut(file) {
                 inode.pending.clear();
@@ -295,9 +314,6 @@ impl Storage for Simulated {
             return Err(io::Error::other("sync of a folder failed"));
         }
         state.alive()?;
-        if state.lying_sync_dir {
-            return Ok(());
-        }
         let inside = |name: &str| match name.rsplit_once('/') {
             Some((folder, _)) => folder == path,
             None => path.is_empty(),
@@ -326,12 +342,14 @@ impl Storage for Simulated {
         let mut state = self.state();
         state.step()?;
         state.names.remove(path);
+        state.cut_in_unlink |= state.dead;
         state.alive()
     }
 
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let faulty = state.step()?;
+        state.writable()?;
         let number = match state.names.get(path).copied() {
             Some(number) => number,
             None => {
@@ -353,6 +371,20 @@ impl Storage for Simulated {
 
     fn free(&mut self) -> io::Result<(u64, bool)> {
         let state = self.state();
-        Ok((state.capacity.saturating_sub(state.used()), true))
+        let room = state.capacity.saturating_sub(state.used());
+        Ok((room, !state.no_inodes))
+    }
+
+    fn device_written(&mut self) -> Option<u64> {
+        None
+    }
+
+    fn occupied(&mut self, file: &mut u64) -> io::Result<u64> {
+        let state = self.state();
+        if !state.names.values().any(|inode| inode == file) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let len = state.inodes[file].current.len() as u64;
+        Ok(len.div_ceil(4096) * 4096)
     }
 }

@@ -5,8 +5,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// A file in a folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) len: u64,
+    /// Bytes that it occupies.
+    pub(crate) occupied: u64,
+}
+
+/// Inodes that are left for others.
+const SPARE_INODES: u64 = 16;
+/// What a block of `st_blocks` and a sector in the block layer's figures are, in bytes.
+const UNIT: u64 = 512;
 
 /// What the log asks of a file system.
 pub(crate) trait Storage: Send {
@@ -15,8 +29,8 @@ pub(crate) trait Storage: Send {
 
     /// Makes a folder and syncs the one it is in; fine if it is there.
     fn make_dir(&mut self, path: &str) -> io::Result<()>;
-    /// Names and lengths in a folder; a missing folder is empty.
-    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>>;
+    /// The files in a folder; a missing folder is empty.
+    fn list(&mut self, path: &str) -> io::Result<Vec<Listed>>;
     /// Makes a file; fails if it is there.
     fn create(&mut self, path: &str) -> io::Result<Self::File>;
     /// Opens a file for appending.
@@ -25,6 +39,8 @@ pub(crate) trait Storage: Send {
     fn append(&mut self, file: &mut Self::File, bytes: &[u8]) -> io::Result<()>;
     /// `fdatasync`.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
+    /// Bytes that an open file occupies; an error of kind `NotFound` if its name is gone.
+    fn occupied(&mut self, file: &mut Self::File) -> io::Result<u64>;
     /// Makes the names in a folder durable.
     fn sync_dir(&mut self, path: &str) -> io::Result<()>;
     /// Reads as much as there is, up to the length of `out`.
@@ -35,6 +51,9 @@ pub(crate) trait Storage: Send {
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Bytes free for this program, and whether there are inodes left.
     fn free(&mut self) -> io::Result<(u64, bool)>;
+    /// Bytes that all programs have written to the device since it was there;
+    /// `None`: the system does not count them.
+    fn device_written(&mut self) -> Option<u64>;
 }
 
 /// Whether an error says that there is no room.
@@ -81,6 +100,23 @@ impl RealFiles {
         })
     }
 
+    /// Moves the lock to the folder that has the name now: somebody may have
+    /// taken the old one away.
+    fn hold(&mut self) -> io::Result<()> {
+        let same = match (self.lock.metadata(), fs::metadata(&self.root)) {
+            (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+            _ => false,
+        };
+        if same {
+            return Ok(());
+        }
+        let lock = File::open(&self.root).map_err(|error| told(error, "open", &self.root))?;
+        lock.try_lock()
+            .map_err(|error| told(error.into(), "lock", &self.root))?;
+        self.lock = lock;
+        Ok(())
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         if path.is_empty() {
             self.root.clone()
@@ -119,10 +155,11 @@ impl Storage for RealFiles {
 
     fn make_dir(&mut self, path: &str) -> io::Result<()> {
         let path = self.at(path);
-        make_synced(&path).map_err(|error| told(error, "make", &path))
+        make_synced(&path).map_err(|error| told(error, "make", &path))?;
+        self.hold()
     }
 
-    fn list(&mut self, path: &str) -> io::Result<Vec<(String, u64)>> {
+    fn list(&mut self, path: &str) -> io::Result<Vec<Listed>> {
         let path = self.at(path);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -136,7 +173,11 @@ impl Storage for RealFiles {
             if let (Ok(name), Ok(meta)) = (entry.file_name().into_string(), entry.metadata())
                 && meta.is_file()
             {
-                found.push((name, meta.len()));
+                found.push(Listed {
+                    name,
+                    len: meta.len(),
+                    occupied: meta.blocks().saturating_mul(UNIT),
+                });
             }
         }
         Ok(found)
@@ -168,6 +209,18 @@ impl Storage for RealFiles {
 
     fn sync(&mut self, (path, file): &mut Self::File) -> io::Result<()> {
         file.sync_data().map_err(|error| told(error, "sync", path))
+    }
+
+    fn occupied(&mut self, (path, file): &mut Self::File) -> io::Result<u64> {
+        let meta = file
+            .metadata()
+            .map_err(|error| told(error, "look at", path))?;
+        if meta.nlink() == 0 {
+            // What is written to it goes with it.
+            let gone = io::Error::new(ErrorKind::NotFound, "somebody has removed it");
+            return Err(told(gone, "go on with", path));
+        }
+        Ok(meta.blocks().saturating_mul(UNIT))
     }
 
     fn sync_dir(&mut self, path: &str) -> io::Result<()> {
@@ -228,7 +281,16 @@ impl Storage for RealFiles {
         let stat = rustix::fs::fstatvfs(&self.lock)
             .map_err(|error| told(error.into(), "measure", &self.root))?;
         // File systems without a fixed number of inodes (btrfs) report none at all.
-        let inodes = stat.f_files == 0 || stat.f_favail > 0;
+        let inodes = stat.f_files == 0 || stat.f_favail > SPARE_INODES;
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+    }
+
+    fn device_written(&mut self) -> Option<u64> {
+        let device = self.lock.metadata().ok()?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+        // The seventh figure is sectors written (Documentation/block/stat.rst).
+        let sectors: u64 = text.split_whitespace().nth(6)?.parse().ok()?;
+        Some(sectors.saturating_mul(UNIT))
     }
 }

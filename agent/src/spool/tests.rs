@@ -20,6 +20,7 @@ fn options(dir: &std::path::Path) -> Options {
             reserve: 0,
             memory: 1 << 20,
             loss_window: Duration::from_secs(60),
+            write_budget: 0,
             durability: Durability::Window,
         },
         subscriptions: vec![Subscription {
@@ -322,6 +323,12 @@ async fn the_folder_may_vanish_while_it_runs() {
     let frames = drain(&spool).await;
     assert!(frames.len() >= 200);
     spool.link(OTLP, false);
-    spool.store(batch(Class::Normal, "last")).await.unwrap();
-    spool.stop(LONG).await;
+    spool.store(batch(Class::Outbox, "last")).await.unwrap();
+    assert!(spool.stop(LONG).await);
+    // The folder is there again, and locked as before.
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    let frames = drain(&spool).await;
+    assert!(frames.iter().any(|frame| frame.batch.body == "last"));
+    assert!(Spool::start(options(dir.path())).is_err(), "locked");
 }

@@ -68,7 +68,7 @@ pub(crate) fn fine() -> Status {
             memory_bytes: 12_288,
             frames: 1,
             oldest_age_s: Some(12.0),
-            loss_window_s: 60.0,
+            loss_window_s: Some(60.0),
             written_bytes: 131_072,
             syncs: 4,
             ..SpoolStatus::default()
@@ -132,7 +132,6 @@ pub(crate) fn memory_only() -> Status {
         alarm: Some("/var/lib/sonde/spool: read-only file system".into()),
         memory_bytes: 4096,
         frames: 1,
-        loss_window_s: 60.0,
         ..SpoolStatus::default()
     };
     judged(status)

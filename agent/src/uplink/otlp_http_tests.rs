@@ -83,6 +83,7 @@ fn rig(port: u16, longest: Duration, headers_file: Option<std::path::PathBuf>) -
             reserve: 0,
             memory: 4 << 20,
             loss_window: Duration::from_secs(60),
+            write_budget: 0,
             durability: Durability::Window,
         },
         subscriptions: vec![Subscription {

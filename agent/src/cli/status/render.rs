@@ -218,12 +218,18 @@ impl Page {
                 .oldest_age_s
                 .map(|s| format!("oldest {}", duration(s))),
         );
+        if spool.oldest_age_s.is_none() && spool.oldest_unknown {
+            items.push("oldest of unknown age".to_owned());
+        }
         items.push(format!("{} in memory", bytes(spool.memory_bytes)));
         items.push(format!("{} on flash", bytes(spool.bytes)));
         self.block("", &items);
-        let window = duration(spool.loss_window_s);
+        let window = match spool.loss_window_s {
+            Some(window) => format!("loss window {}", duration(window)),
+            None => "in memory only: a restart loses what waits".to_owned(),
+        };
         let items = [
-            format!("loss window {window}"),
+            window,
             format!("{} written since the start", bytes(spool.written_bytes)),
         ];
         self.block("", &items);

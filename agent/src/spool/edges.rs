@@ -1,0 +1,448 @@
+//! Cases that random work seldom meets, on the simulated disk.
+
+use bytes::Bytes;
+use crc32c::crc32c;
+
+use super::cursor::Reason;
+use super::format::SegmentHeader;
+use super::model::{CALM, OTLP, Plan, SECOND, World, contents, drain, limits, open, subscriptions};
+use super::queue::Core;
+use super::simulated::Simulated;
+use super::storage::Storage;
+use super::{Lane, Outcome};
+use crate::frame::{Batch, Class, Codec, Signal, Signals};
+
+/// A batch read at the world's time.
+pub(super) fn batch(world: &World, class: Class, body: &str) -> Batch {
+    let stamp = world.now().stamp;
+    Batch {
+        signal: Signal::Metrics,
+        class,
+        codec: Codec::Identity,
+        items: 1,
+        first: stamp,
+        last: stamp,
+        context: None,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
+}
+
+pub(super) fn put(world: &mut World, class: Class, body: &str) -> u64 {
+    let now = world.now();
+    let batch = batch(world, class, body);
+    world.core.store(batch, now).unwrap().seq
+}
+
+pub(super) fn flush(world: &mut World) {
+    let now = world.now();
+    for class in Class::ALL {
+        assert!(world.core.flush(class, now));
+    }
+}
+
+pub(super) fn file(disk: &Simulated, name: &str) -> Vec<u8> {
+    let (_, len) = disk.files().into_iter().find(|(n, _)| n == name).unwrap();
+    let mut bytes = vec![0; len];
+    disk.clone().read_at(name, 0, &mut bytes).unwrap();
+    bytes
+}
+
+/// Makes a segment look as if a newer program had written it; or undoes that.
+fn set_version(disk: &Simulated, name: &str, version: u8) {
+    let mut bytes = file(disk, name);
+    for copy in bytes[..256].chunks_mut(128) {
+        copy[8] = version;
+        let crc = crc32c(&copy[..124]);
+        copy[124..].copy_from_slice(&crc.to_le_bytes());
+    }
+    disk.plant(name, bytes);
+}
+
+pub(super) fn first_segment(disk: &Simulated, folder: &str) -> String {
+    let mut names = disk.files().into_iter().map(|(name, _)| name);
+    names.find(|name| name.starts_with(folder)).unwrap()
+}
+
+#[test]
+pub(super) fn a_newer_programs_segment_is_counted_kept_and_taken_up_again_by_the_newer_program() {
+    let mut world = World::new(Plan { seed: 1, ..CALM });
+    let old = put(&mut world, Class::Normal, "from the newer program");
+    let now = world.now();
+    assert!(world.core.stop(now));
+    let name = first_segment(&world.disk, "normal/");
+    set_version(&world.disk, &name, 2);
+    let before = file(&world.disk, &name);
+
+    world.restart();
+    let now = world.now();
+    let status = world.core.status(now, "/s".into());
+    assert_eq!((status.newer_segments, status.frames), (1, 0));
+    // The older program works on, sends all it has, and stops.
+    let mine = put(&mut world, Class::Normal, "from the older one");
+    assert!(
+        mine > old + 1000,
+        "seqs of the newer program are not used again"
+    );
+    flush(&mut world);
+    assert_eq!(drain(&mut world.core).len(), 1);
+    let now = world.now();
+    assert!(world.core.stop(now));
+    assert_eq!(file(&world.disk, &name), before, "untouched");
+
+    world.restart();
+    let next = put(&mut world, Class::Normal, "x");
+    assert!(next < mine + 1000, "no second leap");
+    set_version(&world.disk, &name, 1);
+    let found = contents(&world.plan, &world.disk);
+    assert_eq!(found[&old].batch.body, "from the newer program");
+}
+
+#[test]
+fn a_newer_programs_segment_is_evicted_after_everything_else() {
+    let plan = Plan {
+        seed: 2,
+        quota: 120_000,
+        ..CALM
+    };
+    let mut world = World::new(plan);
+    put(&mut world, Class::Bulk, "newer");
+    let now = world.now();
+    assert!(world.core.stop(now));
+    let name = first_segment(&world.disk, "bulk/");
+    set_version(&world.disk, &name, 9);
+    world.restart();
+    for n in 0..200 {
+        put(&mut world, Class::Normal, &format!("{n:04000}"));
+        flush(&mut world);
+    }
+    let kept = |world: &World| world.disk.files().iter().any(|(n, _)| *n == name);
+    assert!(kept(&world));
+    assert!(!world.core.losses.table.is_empty(), "others went");
+}
+
+#[test]
+fn a_damaged_header_in_an_unsealed_segment_is_counted_as_one_frame() {
+    for others in [false, true] {
+        let mut world = World::new(Plan { seed: 3, ..CALM });
+        let mut seqs = Vec::new();
+        for n in 0..6 {
+            seqs.push(put(&mut world, Class::Normal, &format!("body {n}")));
+            if others {
+                put(&mut world, Class::Bulk, "another chain");
+            }
+        }
+        flush(&mut world);
+        let name = first_segment(&world.disk, "normal/");
+        let bytes = file(&world.disk, &name);
+        let at = bytes.windows(6).position(|w| w == b"body 3").unwrap();
+        world.disk.crash();
+        world.disk.flip(&name, at - 40);
+        world.restart();
+        let loss = world.core.losses.table[&(Class::Normal, Reason::Damaged)];
+        assert_eq!(loss.frames, 1);
+        let found = drain(&mut world.core);
+        assert!(!found.contains_key(&seqs[3]) && found.contains_key(&seqs[4]));
+        let loss = world.core.losses.table[&(Class::Normal, Reason::Damaged)];
+        assert_eq!(loss.frames, 1, "counted once");
+    }
+}
+
+#[test]
+fn the_oldest_age_is_that_of_earlier_starts_too_or_unknown() {
+    let mut world = World::new(Plan { seed: 4, ..CALM });
+    put(&mut world, Class::Normal, "old");
+    let now = world.now();
+    assert!(world.core.stop(now));
+    world.at += 100 * SECOND;
+    world.restart();
+    let mut now = world.now();
+    let status = world.core.status(now, "/s".into());
+    assert_eq!(status.oldest_age_s, Some(100.0));
+    // Another boot: the segment's wall clock was believed, so is today's.
+    let mut bytes = file(&world.disk, &first_segment(&world.disk, "normal/"));
+    let header = SegmentHeader::decode(&bytes[..256]).unwrap();
+    for believed in [true, false] {
+        let other = SegmentHeader {
+            boot_id: [9; 16],
+            synchronised: believed,
+            ..header.clone()
+        };
+        bytes[..256].copy_from_slice(&other.encode());
+        world
+            .disk
+            .plant(&first_segment(&world.disk, "normal/"), bytes.clone());
+        world.restart();
+        now.stamp.boot_ns = SECOND;
+        let status = world.core.status(now, "/s".into());
+        assert_eq!(status.oldest_unknown, !believed);
+        assert_eq!(status.oldest_age_s, believed.then_some(100.0));
+    }
+}
+
+#[test]
+fn a_disk_that_turns_up_late_gets_what_waited_and_no_name_is_used_twice() {
+    let plan = Plan { seed: 5, ..CALM };
+    let mut world = World::new(plan);
+    let on_disk: Vec<u64> = (0..5)
+        .map(|n| put(&mut world, Class::Normal, &format!("disk {n}")))
+        .collect();
+    let now = world.now();
+    assert!(world.core.stop(now));
+
+    let mut late = Core::new(limits(&plan), &subscriptions(), 70);
+    assert_eq!(late.status(now, "/s".into()).loss_window_s, None);
+    late.link(OTLP, true);
+    let mut names = std::collections::BTreeSet::new();
+    for n in 0..9 {
+        let id = late.store(batch(&world, Class::Normal, &format!("memory {n}")), now);
+        names.insert(id.unwrap());
+    }
+    let sent = late.next(OTLP, Lane::Live, Signals::ALL).unwrap();
+    let held = late.next(OTLP, Lane::Live, Signals::ALL).unwrap();
+    let settings = open(&plan, &world.disk.fork(), 70).log.unwrap().settings;
+    late.attach(super::log::Log::new(world.disk.clone(), settings))
+        .unwrap();
+    late.settle(OTLP, sent.id, &Outcome::Delivered);
+    late.settle(OTLP, held.id, &Outcome::Returned);
+    for class in Class::ALL {
+        assert!(late.flush(class, now));
+    }
+    assert!(late.next_seq < 100, "no leap: {}", late.next_seq);
+    let id = late
+        .store(batch(&world, Class::Normal, "new"), now)
+        .unwrap();
+    assert!(names.insert(id), "{id} twice");
+    let found = drain(&mut late);
+    for seq in on_disk {
+        assert!(found.contains_key(&seq));
+    }
+    let mut bodies: Vec<&[u8]> = found.values().map(|f| &f.batch.body[..]).collect();
+    bodies.retain(|body| body.starts_with(b"memory"));
+    assert_eq!(bodies.len(), 8, "all but the delivered one, once each");
+    assert!(bodies.is_sorted());
+    assert!(!bodies.contains(&&b"memory 0"[..]));
+}
+
+#[test]
+pub(super) fn the_outbox_answers_after_its_sync_and_refuses_when_full() {
+    let plan = Plan {
+        seed: 6,
+        quota: 80_000,
+        ..CALM
+    };
+    let mut world = World::new(plan);
+    let mut refused = 0;
+    for n in 0..60 {
+        let now = world.now();
+        let stored = batch(&world, Class::Outbox, &format!("{n:03000}"));
+        let id = world.core.store(stored, now).unwrap();
+        let mut answer = world.core.outbox(id, now);
+        assert_ne!(answer, Some(Ok(id)), "not before the sync");
+        if answer.is_none() {
+            world.core.flush(Class::Outbox, now);
+            answer = world.core.outbox(id, now);
+        }
+        match answer {
+            Some(Ok(_)) => assert_eq!(refused, 0),
+            Some(Err(_)) => refused += 1,
+            None => panic!("neither durable nor refused"),
+        }
+    }
+    assert!(refused > 10);
+    assert_eq!(
+        drain(&mut world.core).len(),
+        60 - refused,
+        "nothing evicted"
+    );
+    // Room again: taken again, once it is tried.
+    world.at += 6 * SECOND;
+    world.core.sweep();
+    let now = world.now();
+    let again = batch(&world, Class::Outbox, "again");
+    let id = world.core.store(again, now).unwrap();
+    assert_eq!(world.core.outbox(id, now), None, "tried first");
+    world.core.flush(Class::Outbox, now);
+    assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+}
+
+#[test]
+fn condemned_frames_are_shown_with_the_servers_reason_and_bounded() {
+    let mut world = World::new(Plan { seed: 7, ..CALM });
+    world.core.link(OTLP, true);
+    for n in 0..20 {
+        put(&mut world, Class::Critical, "x");
+        let frame = world.core.next(OTLP, Lane::Live, Signals::ALL).unwrap();
+        let reason = format!("400: bad {n} {}", "é".repeat(400));
+        world
+            .core
+            .settle(OTLP, frame.id, &Outcome::Condemned(reason));
+    }
+    let now = world.now();
+    let status = world.core.status(now, "/s".into());
+    assert_eq!(status.condemned.len(), 8);
+    assert!(status.condemned[7].reason.starts_with("400: bad 19"));
+    assert!(status.condemned[7].reason.len() <= 256);
+    assert_eq!(status.condemned[0].class, "critical");
+}
+
+#[test]
+fn critical_and_the_outbox_keep_their_shares_whatever_comes() {
+    let quota = 160_000;
+    for first in [Class::Critical, Class::Outbox, Class::Normal] {
+        let plan = Plan {
+            seed: 8,
+            quota,
+            ..CALM
+        };
+        let mut world = World::new(plan);
+        let fill = |world: &mut World, class: Class| {
+            let mut durable = Vec::new();
+            for n in 0..80 {
+                world.at += 6 * SECOND;
+                let now = world.now();
+                let stored = batch(world, class, &format!("{n:01500}"));
+                let id = world.core.store(stored, now).unwrap();
+                world.core.flush(class, now);
+                match world.core.outbox(id, now) {
+                    Some(Err(_)) => {}
+                    _ => durable.push(id.seq),
+                }
+                world.check_bounds();
+            }
+            durable
+        };
+        let filled = fill(&mut world, first);
+        for class in [Class::Critical, Class::Outbox] {
+            let stored = fill(&mut world, class);
+            let least = if class == Class::Critical { 8 } else { 4 };
+            let log = world.core.log.as_ref().unwrap();
+            assert!(
+                log.class_usage(class) >= 121_232 / least - 12_000,
+                "{first:?} first, {class:?} has {}",
+                log.class_usage(class)
+            );
+            drop(stored);
+        }
+        if first == Class::Outbox {
+            let found = contents(&world.plan, &world.disk);
+            assert!(filled.iter().all(|seq| found.contains_key(seq)));
+        }
+    }
+}
+
+#[test]
+fn without_inodes_open_segments_are_written_on_and_new_ones_take_an_old_ones_place() {
+    let mut world = World::new(Plan { seed: 9, ..CALM });
+    put(&mut world, Class::Normal, "one");
+    flush(&mut world);
+    world.disk.state().no_inodes = true;
+    put(&mut world, Class::Normal, "two");
+    flush(&mut world);
+    assert!(world.core.losses.table.is_empty());
+    put(&mut world, Class::Outbox, "needs a file");
+    let now = world.now();
+    world.core.flush(Class::Outbox, now);
+    world.disk.state().no_inodes = false;
+    world.at += 6 * SECOND;
+    flush(&mut world);
+    assert_eq!(world.core.memory_bytes, 0);
+}
+
+#[test]
+fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
+    for read_only in [false, true] {
+        let mut world = World::new(Plan { seed: 10, ..CALM });
+        let kept = put(&mut world, Class::Normal, "before");
+        flush(&mut world);
+        {
+            let mut state = world.disk.state();
+            state.failing = !read_only;
+            state.read_only = read_only;
+        }
+        if read_only {
+            // An open file does not notice; the next segment does.
+            world.core.log.as_mut().unwrap().seal_all();
+        }
+        let held = put(&mut world, Class::Normal, "meanwhile");
+        let now = world.now();
+        assert!(!world.core.flush(Class::Normal, now));
+        let status = world.core.status(now, "/s".into());
+        assert!(status.alarm.is_some() && status.loss_window_s.is_none());
+        assert_eq!(status.frames, 2, "nothing was taken for durable");
+        // A local program is not turned away; the alarm says what its message is worth.
+        let stored = batch(&world, Class::Outbox, "message");
+        let id = world.core.store(stored, now).unwrap();
+        assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+        let calls = world.disk.state().calls;
+        world.at += SECOND;
+        let now = world.now();
+        world.core.tick(now);
+        assert_eq!(world.disk.state().calls, calls, "left alone for a minute");
+
+        world.disk.state().failing = false;
+        world.disk.state().read_only = false;
+        world.at += 61 * SECOND;
+        let now = world.now();
+        assert!(world.core.due().is_some_and(|due| due <= world.at));
+        world.core.tick(now);
+        let status = world.core.status(now, "/s".into());
+        assert!(status.alarm.is_none() && status.loss_window_s.is_some());
+        world.disk.crash();
+        let found = contents(&world.plan, &world.disk);
+        for seq in [kept, held, id.seq] {
+            assert!(found.contains_key(&seq), "{seq}");
+        }
+    }
+}
+
+#[test]
+fn losses_are_told_once_the_link_is_up_by_class_reason_and_time_and_not_too_often() {
+    let mut world = World::new(Plan { seed: 11, ..CALM });
+    let lose = |world: &mut World| {
+        let mut long = batch(world, Class::Bulk, "");
+        long.body = Bytes::from(vec![0; crate::frame::MAX_BODY + 1]);
+        let now = world.now();
+        assert!(world.core.store(long, now).is_err());
+    };
+    lose(&mut world);
+    world.at += 5 * SECOND;
+    lose(&mut world);
+    assert_eq!(world.core.tell_losses(world.at).len(), 0, "no link");
+    world.core.link(OTLP, true);
+    assert_eq!(
+        world.core.tell_losses(world.at),
+        ["lost 2 frames (2 items) of class bulk, reason too_large, readings from 1.000 to 6.000"]
+    );
+    lose(&mut world);
+    assert_eq!(world.core.tell_losses(world.at).len(), 0, "just told");
+    world.at += 60 * SECOND;
+    assert_eq!(world.core.tell_losses(world.at).len(), 1);
+    assert_eq!(world.core.tell_losses(world.at + 99 * SECOND).len(), 0);
+}
+
+#[test]
+pub(super) fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
+    let mut plan = limits(&CALM);
+    plan.write_budget = 600_000;
+    let mut world = World::new(Plan { seed: 12, ..CALM });
+    world.core.reconfigure(plan, &subscriptions());
+    let mut windows = Vec::new();
+    for n in 0..400 {
+        put(&mut world, Class::Normal, &format!("{n}"));
+        let now = world.now();
+        let status = world.core.status(now, "/s".into());
+        let window = status.loss_window_s.unwrap();
+        windows.push(window);
+        world.at += SECOND;
+        let now = world.now();
+        world.core.tick(now);
+        let oldest = world.core.memory[Class::Normal as usize].values().next();
+        let age = oldest.map_or(0, |w| world.at - w.batch.first.boot_ns);
+        assert!(
+            age <= window as u64 * SECOND,
+            "{age} ns in memory, {window} s"
+        );
+    }
+    assert_eq!(windows[0], 10.0);
+    assert!(windows.contains(&20.0) && *windows.last().unwrap() > 20.0);
+}

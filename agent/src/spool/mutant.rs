@@ -1,0 +1,64 @@
+//! Deliberate mistakes. They exist only in tests, which must catch each one:
+//! a suite that lets one live proves nothing. Outside tests [`made`] is always
+//! false and the compiler drops what hangs on it.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mutant {
+    /// A commit is not synced.
+    NoSync,
+    /// A new file's folder is not synced.
+    NoFolderSync,
+    /// A failed sync is asked again on the same descriptor.
+    SyncAskedAgain,
+    /// A failed sync counts as durable.
+    FailedSyncTaken,
+    /// Cursors count what was given out as acknowledged.
+    CursorAhead,
+    /// Segments go once they were given out.
+    DeletedBeforeAcknowledged,
+    /// Each start begins its seqs anew.
+    ReusedIds,
+    /// Checksums do not depend on the segment.
+    UnseededChecksums,
+    /// Payloads are believed.
+    PayloadUnchecked,
+    /// Evictions are not counted.
+    UncountedEviction,
+    /// What a failed sync left behind counts after a restart.
+    PreviousEndIgnored,
+    /// Recovery does not look into commit frames for the cursors.
+    CommitsIgnored,
+    /// The quota stops nothing.
+    QuotaIgnored,
+    /// A full outbox evicts its oldest.
+    OutboxEvicted,
+    /// An uplink waits for another one that is down.
+    HeldByTheDead,
+}
+
+#[cfg(test)]
+thread_local! {
+    static MADE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether this mistake is being made.
+#[cfg(test)]
+pub(super) fn made(mutant: Mutant) -> bool {
+    MADE.get() == Some(mutant)
+}
+
+/// Never.
+#[cfg(not(test))]
+pub(super) const fn made(_: Mutant) -> bool {
+    false
+}
+
+/// Makes a mistake on this thread while `work` runs.
+#[cfg(test)]
+pub(super) fn with<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
+    MADE.set(Some(mutant));
+    let out = work();
+    MADE.set(None);
+    out
+}
