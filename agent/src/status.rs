@@ -302,6 +302,9 @@ impl UplinkStatus {
         ] {
             *age = age.map(|age| age + later);
         }
+        for held in &mut self.held {
+            held.since_s += later;
+        }
         self.next_attempt_s = self.next_attempt_s.map(|left| (left - later).max(0.0));
         self
     }

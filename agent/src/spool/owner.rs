@@ -27,8 +27,8 @@ pub(super) const STORES: usize = 64;
 const BURST: usize = 128;
 /// The status is published at most this often.
 const STATUS_EVERY: u64 = 200_000_000;
-/// The longest sleep: ages in the status move on, and a suspend is noticed.
-const NAP: Duration = Duration::from_secs(1);
+/// The longest sleep. Sleeps do not count a suspend, and what is due does.
+const NAP: Duration = Duration::from_secs(10);
 /// How often a folder that could not be used is tried again, in nanoseconds.
 const REOPEN: u64 = 60_000_000_000;
 
@@ -64,6 +64,8 @@ struct Owner {
     status: watch::Sender<SpoolStatus>,
     /// Uplinks that asked and got nothing.
     hungry: [bool; UPLINKS],
+    /// When one was last told to ask again, in boot nanoseconds.
+    nudged: u64,
     published: u64,
     stale: bool,
     reopen_at: u64,
@@ -98,6 +100,7 @@ pub(super) fn start(options: Options) -> Result<Ends, StartError> {
         status,
         hungry: [false; UPLINKS],
         published: 0,
+        nudged: 0,
         stale: true,
         reopen_at: 0,
         unanswered: Vec::new(),
@@ -309,7 +312,11 @@ impl Owner {
         let nap = due.map_or(NAP, |due| {
             Duration::from_nanos(due.saturating_sub(self.clock.boot_ns())).min(NAP)
         });
-        if self.stale {
+        // A status waits for its turn; so does an uplink that a failing disk owes a frame.
+        let mut uplinks = self.hungry.iter().zip(UPLINK_NAMES);
+        let owed =
+            uplinks.any(|(hungry, name)| *hungry && self.core.pending(name) != Pending::default());
+        if self.stale || owed {
             nap.min(Duration::from_nanos(STATUS_EVERY))
         } else {
             nap
@@ -321,20 +328,24 @@ impl Owner {
         for line in self.core.tell_losses(at) {
             log::warn!("spool: {line}");
         }
-        let age = at.saturating_sub(self.published);
+        let nudge = at.saturating_sub(self.nudged) >= STATUS_EVERY;
         let uplinks = self.pending.iter().zip(&mut self.hungry);
         for ((sender, hungry), name) in uplinks.zip(UPLINK_NAMES) {
             let now = self.core.pending(name);
             // A frame that a failing disk would not give may be there by now: worth asking again.
-            let again = *hungry && age >= STATUS_EVERY && now != Pending::default();
-            *hungry &= !again;
+            let again = *hungry && nudge && now != Pending::default();
+            if again {
+                *hungry = false;
+                self.nudged = at;
+            }
             sender.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;
                 changed || again
             });
         }
-        if self.published == 0 || age >= 1_000_000_000 || (self.stale && age >= STATUS_EVERY) {
+        let age = at.saturating_sub(self.published);
+        if self.published == 0 || (self.stale && age >= STATUS_EVERY) {
             self.published = at;
             self.stale = false;
             let dir = self.options.dir.display().to_string();

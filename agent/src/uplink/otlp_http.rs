@@ -24,7 +24,7 @@ const NAME: UplinkName = UplinkName::Otlp;
 
 /// The status has ages in it, so it is made anew this often even when nothing
 /// happens, and under load no more often than half of it.
-const REFRESH: Duration = Duration::from_secs(2);
+const REFRESH: Duration = Duration::from_secs(5);
 
 /// While held, credentials are looked at this often: three `stat` calls.
 const LOOK_AT_CREDENTIALS_NS: u64 = 5 * 1_000_000_000;

@@ -28,7 +28,7 @@ const READ: usize = 2 * 1024;
 const MAX_OUT: usize = 160 * 1024;
 
 /// How often [`Frames::look`] is called.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How long a goodbye on a connection that is over anyway may take.
 const FAREWELL: Duration = Duration::from_secs(1);
