@@ -448,6 +448,17 @@ fn p10_faults_evictions_and_cuts_together_lose_only_what_is_counted() {
     };
     cuts(all, 8, 5, false);
     cuts(all, 2, 31, true);
+    // Here a footer that the start writes would not fit the quota.
+    for (seed, at) in [(98, 260), (437, 186)] {
+        assert!(cut(
+            Plan {
+                seed,
+                cut: Some(at),
+                ..all
+            },
+            false
+        ));
+    }
 }
 
 #[test]
