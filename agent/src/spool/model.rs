@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cursor::Reason;
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::simulated::{Dice, Simulated};
@@ -279,9 +280,21 @@ impl Model {
 
 /// All that the disk still gives, without touching the disk.
 pub(super) fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::frame::Frame> {
-    let disk = disk.fork();
-    let mut core = open(plan, &disk, 99);
-    drain(&mut core)
+    reopened(plan, disk).0
+}
+
+/// The same, and how many frames the start itself evicted.
+pub(super) fn reopened(plan: &Plan, disk: &Simulated) -> (BTreeMap<u64, crate::frame::Frame>, u64) {
+    let mut core = open(plan, &disk.fork(), 99);
+    let evicted = evicted(&core);
+    (drain(&mut core), evicted)
+}
+
+/// Frames that this process has evicted and counted.
+pub(super) fn evicted(core: &Core<Simulated>) -> u64 {
+    let losses = core.untold.table.iter();
+    let evicted = losses.filter(|((_, reason), _)| *reason == Reason::Quota);
+    evicted.map(|(_, loss)| loss.frames).sum()
 }
 
 pub(super) fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {

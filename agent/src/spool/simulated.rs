@@ -53,8 +53,8 @@ pub(crate) struct State {
     /// Every sync fails; nothing can be made or written.
     pub(crate) failing: bool,
     pub(crate) read_only: bool,
-    /// The power went while a name was being removed.
-    pub(crate) cut_in_unlink: bool,
+    /// The name that was being removed when the power went.
+    pub(crate) cut_in_unlink: Option<String>,
 }
 
 /// The disk; clones share it.
@@ -77,7 +77,7 @@ impl Simulated {
             no_inodes: false,
             failing: false,
             read_only: false,
-            cut_in_unlink: false,
+            cut_in_unlink: None,
         })))
     }
 
@@ -129,6 +129,7 @@ impl Simulated {
         state.durable_names = kept;
         state.dead = false;
         state.cut = None;
+        state.cut_in_unlink = None;
         state.calls = 0;
     }
 
@@ -342,7 +343,9 @@ impl Storage for Simulated {
         let mut state = self.state();
         state.step()?;
         state.names.remove(path);
-        state.cut_in_unlink |= state.dead;
+        if state.dead {
+            state.cut_in_unlink = Some(path.to_owned());
+        }
         state.alive()
     }
 
