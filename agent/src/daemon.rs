@@ -110,6 +110,11 @@ impl Daemon {
             signal(SignalKind::interrupt()).map_err(|error| cannot("SIGINT", error))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot("SIGHUP", error))?;
 
+        // A file size limit then is an error of the write, not the end of the process.
+        let too_large = rustix::process::Signal::XFSZ.as_raw();
+        let _too_large =
+            signal(SignalKind::from_raw(too_large)).map_err(|error| cannot("SIGXFSZ", error))?;
+
         let identity = Identity::find(&config);
         let clock = Clock::new(config.clock.clone());
         let spool = open_spool(&config, &identity, &clock)?;
@@ -195,7 +200,7 @@ impl Daemon {
                 for warning in &loaded.warnings.0 {
                     log::warn!("{warning}");
                 }
-                let config = self.keep_what_needs_a_restart(loaded.config);
+                let (config, kept) = self.keep_what_needs_a_restart(loaded.config);
                 self.parts
                     .reload(
                         &self.config,
@@ -207,33 +212,35 @@ impl Daemon {
                     )
                     .await;
                 self.config = config;
-                self.board.reloaded(&self.config);
+                self.board.reloaded(&self.config, kept);
                 log::info!("configuration loaded again");
                 true
             }
         }
     }
 
-    fn keep_what_needs_a_restart(&self, mut new: Config) -> Config {
+    fn keep_what_needs_a_restart(&self, mut new: Config) -> (Config, Vec<String>) {
         let old = &self.config;
         let mut kept = Vec::new();
         if new.paths != old.paths {
-            kept.push("[paths]");
+            kept.push("[paths]".to_owned());
             new.paths = old.paths.clone();
         }
         if new.device != old.device {
-            kept.push("[device]");
+            kept.push("[device]".to_owned());
             new.device = old.device.clone();
         }
         if new.clock != old.clock {
-            kept.push("[clock]");
+            kept.push("[clock]".to_owned());
             new.clock = old.clock.clone();
         }
         if !kept.is_empty() {
-            let kept = kept.join(", ");
-            log::warn!("{kept} changed: that takes effect when sonde is started again");
+            log::warn!(
+                "{} changed: that takes effect when sonde is started again",
+                kept.join(", ")
+            );
         }
-        new
+        (new, kept)
     }
 
     /// With the flow: gauges, spans and logs, uplinks, spool. With a part lost
@@ -254,10 +261,12 @@ impl Daemon {
         let synced = self.spool.stop(budget / 4).await;
         if !synced {
             log::error!(
-                "the spool in {} was not synced within {:?}; what was only in memory is lost",
+                "not all of the spool could be written to {} (see above) within {:?}; what was only in memory is lost",
                 self.config.paths.state.display(),
                 budget / 4
             );
+        } else {
+            log::info!("stopped; what waits is in the spool");
         }
         synced
     }

@@ -344,6 +344,10 @@ pub struct ConfigStatus {
     pub loaded_unix_ns: u64,
     /// Why the last reload was refused.
     pub reload_error: Option<String>,
+    /// Reloads since the start, refused ones included.
+    pub reloads: u64,
+    /// Sections that changed and take effect when the agent is started again.
+    pub restart_needed: Vec<String>,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{FINE, WRONG, complain, say};
+use super::{FAILED, FINE, WRONG, complain, say};
 use crate::config::{self, Env, Loaded, Problems, Severity};
 
 /// What was asked for.
@@ -28,18 +28,22 @@ pub fn run(options: &Options, env: &Env) -> ExitCode {
         false => std::io::stdout().is_terminal(),
     };
     let text = report(&loaded, excerpts);
-    match (&loaded, options.effective) {
+    let written = match (&loaded, options.effective) {
         (Ok(loaded), true) => {
-            say(&loaded.effective());
             complain(text.trim_end());
+            say(&loaded.effective())
         }
-        (Err(_), true) => complain(text.trim_end()),
+        (Err(_), true) => {
+            complain(text.trim_end());
+            true
+        }
         (_, false) => say(&text),
-    }
-    match loaded {
-        Ok(_) => ExitCode::from(FINE),
-        Err(_) => ExitCode::from(WRONG),
-    }
+    };
+    ExitCode::from(match loaded {
+        Err(_) => WRONG,
+        Ok(_) if written => FINE,
+        Ok(_) => FAILED,
+    })
 }
 
 /// Every problem, a line each (and its line of the file with a caret), then the verdict.

@@ -32,6 +32,23 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
             return ExitCode::from(WRONG);
         }
     };
+    if let args::Command::Status {
+        config: Some(file),
+        socket: None,
+        ..
+    }
+    | args::Command::Reload {
+        config: Some(file),
+        socket: None,
+    } = &command
+        && !file.exists()
+    {
+        let file = file.display();
+        complain(&format!(
+            "sonde: {file} does not exist, so where its agent answers cannot be known"
+        ));
+        return ExitCode::from(WRONG);
+    }
     match command {
         args::Command::Run { config } => daemon::run(daemon::Options { config }),
         args::Command::Check(options) => check::run(&options, &env),
@@ -48,22 +65,26 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         args::Command::Reload { config, socket } => {
             reload::run(&socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)))
         }
-        args::Command::Help(topic) => {
-            say(&help::text(topic));
-            ExitCode::from(FINE)
-        }
-        args::Command::Version => {
-            say(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n"));
-            ExitCode::from(FINE)
-        }
+        args::Command::Help(topic) => said(&help::text(topic)),
+        args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }
 }
 
-/// To standard output. A reader that went away (`sonde check | head`) is no
-/// failure, and `print!` would end the program over it.
-pub(crate) fn say(text: &str) {
+/// To standard output. `false`: it did not all get there, and standard error
+/// says why. A reader that went away (`sonde check | head`) is no failure.
+pub(crate) fn say(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(&format!("sonde: cannot write to standard output: {error}"));
+            false
+        }
+        _ => true,
+    }
+}
+
+fn said(text: &str) -> ExitCode {
+    ExitCode::from(if say(text) { FINE } else { FAILED })
 }
 
 /// A line to standard error.

@@ -7,13 +7,19 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{FAILED, FINE, UNREACHABLE, complain, say};
+use super::{FAILED, FINE, UNREACHABLE, WRONG, complain, say, status};
 
-/// Finds the agent and signals it.
+/// How long the agent may take: its uplinks are given two seconds to end.
+const PATIENCE: u32 = 20;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Finds the agent, signals it, and says what it made of it.
 pub fn run(socket: &Path) -> ExitCode {
     let shown = socket.display();
     let stream = match UnixStream::connect(socket) {
@@ -41,14 +47,9 @@ pub fn run(socket: &Path) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    let before = status::ask(socket).map(|status| status.config.reloads);
     match kill_process(agent, Signal::HUP) {
-        Ok(()) => {
-            say(&format!(
-                "asked process {} to reload; `sonde status` says what it made of it\n",
-                agent.as_raw_nonzero()
-            ));
-            ExitCode::from(FINE)
-        }
+        Ok(()) => outcome(socket, before),
         Err(error) => {
             complain(&format!(
                 "sonde reload: cannot signal process {}: {error}; run it as root or as the agent's user",
@@ -57,4 +58,39 @@ pub fn run(socket: &Path) -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Waits until the agent has counted one reload more than `before`.
+fn outcome(socket: &Path, before: Option<u64>) -> ExitCode {
+    let answered = || {
+        let config = status::ask(socket)?.config;
+        (Some(config.reloads) != before).then_some(config)
+    };
+    let mut looks = (0..PATIENCE).map(|_| {
+        status::pause(LOOK);
+        answered()
+    });
+    let Some(config) = looks.find_map(|found| found) else {
+        complain(
+            "sonde reload: the agent was asked to reload and has not said what it made of it; \
+             see `sonde status`",
+        );
+        return ExitCode::from(FAILED);
+    };
+    if let Some(why) = config.reload_error {
+        complain(&format!(
+            "sonde reload: refused, the old configuration stays:\n{}",
+            status::clean(&why)
+        ));
+        return ExitCode::from(WRONG);
+    }
+    let later = match config.restart_needed.as_slice() {
+        [] => String::new(),
+        kept => format!(
+            "; {} changed, which takes effect when sonde is started again",
+            kept.join(", ")
+        ),
+    };
+    say(&format!("loaded again{later}\n"));
+    ExitCode::from(FINE)
 }

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::status::{SCHEMA, Status};
 
 mod render;
+pub(super) use render::clean;
 pub use render::{View, render};
 
 /// From connecting to the last byte.
@@ -70,6 +71,26 @@ pub fn run(options: Options) -> ExitCode {
             code = watch(&options) => code,
         }
     })
+}
+
+/// The agent's status, for other subcommands; `None`: it has none to give now.
+pub(super) fn ask(socket: &Path) -> Option<Status> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let answer = runtime.block_on(timeout(DEADLINE, fetch(socket))).ok()?;
+    parse(&answer.ok()?).ok()
+}
+
+/// Waits, between two questions.
+pub(super) fn pause(length: Duration) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    if let Ok(runtime) = runtime {
+        runtime.block_on(sleep(length));
+    }
 }
 
 async fn once(options: &Options) -> ExitCode {

@@ -370,16 +370,21 @@ fn gather(file: Option<&Path>, env: &Env) -> (Settings, Vec<PathBuf>, Problems) 
 /// asking how the agent is must not depend on the file being right.
 pub fn status_socket(file: Option<&Path>, env: &Env) -> PathBuf {
     let mut settings = gather(file, env).0;
-    let mut said = |key| match settings.0.remove(key) {
-        Some(Setting {
-            value: Value::Path(path),
-            origin: Origin::File(_),
-        }) => Some(path),
-        _ => None,
+    let in_file = |key: &str| {
+        let setting = settings.0.get(key);
+        setting.is_some_and(|setting| matches!(setting.origin, Origin::File(_)))
     };
-    said("paths.status_socket")
-        .or_else(|| Some(said("paths.runtime")?.join("status.sock")))
-        .unwrap_or_else(|| default_status_socket(env))
+    let places = ["paths.status_socket", "paths.runtime", "paths.state"];
+    if !places.into_iter().any(in_file) {
+        return default_status_socket(env);
+    }
+    match settings.0.remove("paths.status_socket") {
+        Some(Setting {
+            value: Value::Path(socket),
+            ..
+        }) => socket,
+        _ => default_status_socket(env),
+    }
 }
 
 /// Where an agent without a configuration file answers. An operator is seldom

@@ -528,6 +528,12 @@ fn status_finds_the_socket_even_of_a_broken_file() {
         status_socket(Some(Path::new("sonde.toml")), &moved.env),
         Path::new("/x/status.sock")
     );
+    let mut state_only = toml("[paths]\nstate = \"/x\"\n");
+    state_only.env.vars.remove("XDG_RUNTIME_DIR");
+    assert_eq!(
+        status_socket(Some(Path::new("sonde.toml")), &state_only.env),
+        Path::new("/x/run/status.sock")
+    );
     let own = World::new().file("run/sonde/status.sock", "");
     let own = {
         let folder = own.folder.path().join("run");

@@ -61,21 +61,27 @@ impl Board {
                 files: files(config),
                 loaded_unix_ns: now.unix_ns,
                 reload_error: None,
+                reloads: 0,
+                restart_needed: Vec::new(),
             }),
         }
     }
 
-    pub(super) fn reloaded(&self, config: &Config) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = ConfigStatus {
+    pub(super) fn reloaded(&self, config: &Config, restart_needed: Vec<String>) {
+        let mut shown = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = ConfigStatus {
             files: files(config),
             loaded_unix_ns: self.clock.now().unix_ns,
             reload_error: None,
+            reloads: shown.reloads + 1,
+            restart_needed,
         };
     }
 
     pub(super) fn reload_refused(&self, why: String) {
-        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        config.reload_error = Some(why);
+        let mut shown = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.reload_error = Some(why);
+        shown.reloads += 1;
     }
 
     fn agent(&self, boot_ns: u64, gauges: &[GaugeStatus]) -> AgentStatus {

@@ -26,6 +26,7 @@ use opentelemetry::Context;
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, Severity};
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use opentelemetry_sdk::logs::SdkLogger;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Logging;
@@ -114,8 +115,34 @@ pub fn install_panic_hook() {
             repeated: 0,
         };
         // Past the journal's locks: the panic may have come from within them.
-        let _ = io::stderr().write_all(line(Form::of_stderr(), entry).as_bytes());
+        let _ = Stderr.write_all(line(Form::of_stderr(), entry).as_bytes());
     }));
+}
+
+/// Standard error, without waiting for whoever reads it: a log collector that
+/// hangs must not hang the agent. What it has no room for is an error.
+struct Stderr;
+
+/// What a pipe that polls as writable takes without waiting (`PIPE_BUF`, pipe(7)).
+const AT_ONCE: usize = 4096;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr().lock();
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let part = bytes.get(..AT_ONCE).unwrap_or(bytes);
+        Ok(rustix::io::write(&stderr, part)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The logger. One per process; tests make their own.
@@ -162,7 +189,7 @@ struct Counts {
 
 impl Journal {
     fn on_stderr() -> Self {
-        Self::new(Form::of_stderr(), Box::new(io::stderr()), Box::new(now))
+        Self::new(Form::of_stderr(), Box::new(Stderr), Box::new(now))
     }
 
     fn new(

@@ -92,6 +92,8 @@ pub(crate) fn fine() -> Status {
             files: vec!["/etc/sonde/sonde.toml".into()],
             loaded_unix_ns: 1_795_222_080_000_000_000,
             reload_error: None,
+            reloads: 0,
+            restart_needed: Vec::new(),
         },
         problems: vec![],
     }

@@ -39,8 +39,9 @@ use crate::trace::Tracer;
 /// The longest answer that is read at all (OTLP/HTTP lets a client stop at 4 MiB).
 const MAX_ANSWER: usize = 4 << 20;
 
-/// What is kept of it: a partial success or a reason has a few hundred bytes.
-const KEPT_ANSWER: usize = 16 * 1024;
+/// What is kept of it: a partial success or a reason has a few hundred bytes,
+/// unless it lists what it rejected.
+const KEPT_ANSWER: usize = 256 * 1024;
 
 /// Room for an answer's head; more than that is not a collector's.
 const HEAD_BUFFER: usize = 16 * 1024;

@@ -394,7 +394,7 @@ fn steers(c: char) -> bool {
 const LONGEST: usize = 4000;
 
 /// What could steer a terminal becomes `?`; what is cut off says so.
-pub(super) fn clean(text: &str) -> String {
+pub(in crate::cli) fn clean(text: &str) -> String {
     let mut chars = text.chars().map(|c| if steers(c) { '?' } else { c });
     let mut out: String = chars.by_ref().take(LONGEST).collect();
     let more = chars.count();

@@ -284,6 +284,15 @@ impl Mqtt {
     }
 }
 
+/// Opens a file that can be read to its end: opening a fifo waits for a writer.
+fn regular(path: &Path) -> std::io::Result<File> {
+    if std::fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(std::io::Error::other("it is not a regular file"))
+    }
+}
+
 /// What the file holds, without the newline that editors end it with.
 fn read_password(path: &Path) -> Result<String, End> {
     let shown = path.display();
@@ -293,7 +302,7 @@ fn read_password(path: &Path) -> Result<String, End> {
         ))
     };
     let mut bytes = Vec::new();
-    File::open(path)
+    regular(path)
         .and_then(|file| file.take(MAX_PASSWORD + 1).read_to_end(&mut bytes))
         .map_err(|error| hold(format!("cannot read the password from {shown}: {error}")))?;
     if bytes.len() as u64 > u64::from(u16::MAX) {

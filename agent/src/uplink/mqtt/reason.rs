@@ -2,8 +2,8 @@
 //! help. Source: MQTT 5, sections 2.4, 3.2.2.2, 3.4.2.1 and 3.14.2.1.
 //!
 //! A broker's no is not a licence to delete: only what is wrong with *this*
-//! message condemns it. A refused topic (0x90) holds, because the topic comes
-//! from the configuration and is the same for every message.
+//! message condemns it. A refused topic (0x90) holds its signal, because the
+//! topic comes from the configuration and is the same for every message.
 
 use super::packet::Words;
 use super::piece::PieceId;
@@ -131,7 +131,7 @@ pub(super) fn of_refusal(code: u8, words: &Words) -> End {
         ),
         0x9c | 0x9d => (
             Reaction::Hold,
-            "it sends clients elsewhere; set uplink.mqtt.host to the new address",
+            "it sends clients elsewhere; set uplink.mqtt.url to the new address",
         ),
         _ => (Reaction::Retry, "trying again"),
     };
@@ -176,7 +176,7 @@ pub(super) fn of_disconnect(code: u8, words: &Words) -> End {
         ),
         0x9c | 0x9d => (
             Reaction::Hold,
-            "it sends clients elsewhere; set uplink.mqtt.host to the new address",
+            "it sends clients elsewhere; set uplink.mqtt.url to the new address",
         ),
         _ => (Reaction::Retry, "trying again"),
     };
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(
             of_refusal(0x9d, &words).text,
             "the broker refused the connection: server moved (0x9d), saying \"maintenance\", \
-             pointing to b.example:8883; it sends clients elsewhere; set uplink.mqtt.host to the \
+             pointing to b.example:8883; it sends clients elsewhere; set uplink.mqtt.url to the \
              new address"
         );
     }
