@@ -79,7 +79,8 @@ pub(super) fn ask(socket: &Path) -> Option<Status> {
         .enable_all()
         .build()
         .ok()?;
-    let answer = runtime.block_on(timeout(DEADLINE, fetch(socket))).ok()?;
+    let asked = async { timeout(DEADLINE, fetch(socket)).await };
+    let answer = runtime.block_on(asked).ok()?;
     parse(&answer.ok()?).ok()
 }
 
@@ -89,7 +90,7 @@ pub(super) fn pause(length: Duration) {
         .enable_time()
         .build();
     if let Ok(runtime) = runtime {
-        runtime.block_on(sleep(length));
+        runtime.block_on(async { sleep(length).await });
     }
 }
 
@@ -229,6 +230,13 @@ fn body(answer: Vec<u8>) -> Result<String, Failure> {
 mod tests {
     use super::*;
     use crate::status::sample;
+
+    #[test]
+    fn other_subcommands_ask_and_wait_without_a_runtime_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ask(&dir.path().join("s")).is_none());
+        pause(Duration::from_millis(1));
+    }
 
     #[tokio::test]
     async fn a_dead_or_missing_socket_is_nobody_with_advice() {
