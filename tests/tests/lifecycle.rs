@@ -180,6 +180,28 @@ async fn sighup_refuses_a_bad_config_says_why_and_goes_on() {
 }
 
 #[tokio::test]
+async fn the_reload_command_exits_with_what_the_agent_made_of_it() {
+    let otlp = Otlp::start().await;
+    let mut gateway = otlp.gateway("reload");
+    let mut agent = gateway.start();
+    otlp.tick(1).await;
+    let config = gateway.path("sonde.toml").display().to_string();
+    let arguments = ["reload", "--config", &config];
+    let reload = || run(&arguments);
+    let good = reload().await;
+    assert_eq!(good.status.code(), Some(0), "{}", said(&good));
+    gateway.text("device.environment", "lab").write();
+    let later = reload().await;
+    assert_eq!(later.status.code(), Some(0), "{}", said(&later));
+    assert!(said(&later).contains("[device]"), "{}", said(&later));
+    gateway.text("batch.lenght", "5s").write();
+    let bad = reload().await;
+    assert_eq!(bad.status.code(), Some(2), "{}", said(&bad));
+    assert!(said(&bad).contains("lenght"), "{}", said(&bad));
+    finish(&mut agent, Some(&otlp), None).await;
+}
+
+#[tokio::test]
 async fn a_second_agent_on_the_same_state_folder_is_refused() {
     let gateway = Gateway::new("twin");
     let mut first = gateway.start();

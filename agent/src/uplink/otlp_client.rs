@@ -43,6 +43,10 @@ const MAX_ANSWER: usize = 4 << 20;
 /// unless it lists what it rejected.
 const KEPT_ANSWER: usize = 256 * 1024;
 
+/// No server that means to take anything refuses a body as small as this, in
+/// bytes before it is packed.
+const SENSIBLE_LIMIT: usize = 4096;
+
 /// Room for an answer's head; more than that is not a collector's.
 const HEAD_BUFFER: usize = 16 * 1024;
 
@@ -235,6 +239,9 @@ impl Client {
         while let Some(body) = too_large.pop() {
             match split::halve(signal, &body) {
                 Ok(Some((one, two))) => waiting.extend([two, one]),
+                // A server that takes not even that takes nothing; asking for
+                // each item of the frame would only burn the link.
+                Ok(None) if !any_delivered && body.len() <= SENSIBLE_LIMIT => break,
                 Ok(None) => {
                     rejected += 1;
                     self.warn_rejected(1, "the server answered 413 to a single item");

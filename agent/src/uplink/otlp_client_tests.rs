@@ -432,6 +432,15 @@ async fn an_unreadable_headers_file_holds_and_names_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_finds_everything_too_large_is_not_asked_item_by_item() {
+    let (port, log) = serve(|_, _| empty(413)).await;
+    let verdict = client(config(port)).send(&frame(64)).await;
+    assert!(matches!(verdict, Verdict::Condemn { .. }), "{verdict:?}");
+    // The frame, and one half of each half down to a single item.
+    assert_eq!(log.lock().unwrap().len(), 7);
+}
+
+#[tokio::test]
 async fn a_damaged_body_is_condemned_when_it_must_be_opened() {
     let (port, _) = serve(|_, _| empty(413)).await;
     let mut bad = frame(1);
