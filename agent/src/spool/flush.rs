@@ -186,6 +186,8 @@ impl<S: Storage> Core<S> {
         }
         if !whole {
             self.give_up_memory();
+            // Whoever stops it says so with the number.
+            self.disk.squeezed_out = false;
         }
         self.settle_cursors(now);
         // Losses outlive the process even if no frame does.
