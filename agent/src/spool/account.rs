@@ -124,7 +124,7 @@ impl<S: Storage> Core<S> {
         let holder = self.log.as_ref().and_then(|log| log.holder.1);
         // The newest cursors must not go with it. Should their own file fail,
         // there are repeats, which is better than no room.
-        if reason == Reason::Quota && holder == Some((class, id)) {
+        if matches!(reason, Reason::Quota | Reason::DiskFull) && holder == Some((class, id)) {
             self.save_cursors();
         }
         let Some(log) = &mut self.log else {

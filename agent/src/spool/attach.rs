@@ -65,6 +65,8 @@ impl<S: Storage> Core<S> {
             self.lose_gap(&mut log, gap);
         }
         self.newer = found.newer;
+        // On a disk that is full already, the file gets its room when there is some.
+        let _ = log.allocate_slots();
         self.version = found.ledger.version;
         self.durable = found.ledger;
         self.log = Some(log);

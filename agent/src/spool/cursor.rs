@@ -261,7 +261,7 @@ impl Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Reason {
-    /// The quota or the disk was full.
+    /// The quota was full.
     Quota = 1,
     /// An uplink's server will never take it.
     Condemned = 2,
@@ -277,10 +277,12 @@ pub(crate) enum Reason {
     Optional = 7,
     /// Refused to the one who offered it.
     Refused = 8,
+    /// Others filled the disk: no room although the quota had some.
+    DiskFull = 9,
 }
 
 impl Reason {
-    const ALL: [Reason; 8] = [
+    const ALL: [Reason; 9] = [
         Reason::Quota,
         Reason::Condemned,
         Reason::Damaged,
@@ -289,6 +291,7 @@ impl Reason {
         Reason::TooLarge,
         Reason::Optional,
         Reason::Refused,
+        Reason::DiskFull,
     ];
 
     /// As in the status.
@@ -302,6 +305,7 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::Optional => "optional",
             Reason::Refused => "refused",
+            Reason::DiskFull => "disk_full",
         }
     }
 }

@@ -6,6 +6,10 @@
 //! 64 KiB wait and the link is down; everything when memory is short and at
 //! shutdown. Optional uplinks never cause a write.
 //!
+//! A disk that others filled takes nothing from what is stored: new data waits
+//! in memory, and only when that is full does newer data take the place of
+//! older; `critical` and the outbox take that of lesser classes at once.
+//!
 //! A failed sync is never asked again: the batches are still in memory and go
 //! into a new segment. After three failures in a row nothing is written for a
 //! minute, and the status says so.
@@ -13,9 +17,9 @@
 use std::time::Duration;
 
 use super::Refused;
-use super::cursor::{Ledger, Reason};
+use super::cursor::{Ledger, Loss, Reason};
 use super::format::signal_slot;
-use super::log::{Now, Record, WriteError};
+use super::log::{Counts, Now, Record, WriteError};
 use super::mutant::{Mutant, made};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
@@ -43,6 +47,23 @@ const MARGIN: u64 = 2 * SECOND;
 /// Frames in one commit.
 const COMMIT_FRAMES: usize = 256;
 
+/// A disk that fills up is told about at most this often, of each kind.
+const WARN_EVERY: u64 = 600 * SECOND;
+/// Evictions in a row that the file system may answer with "no room" all the same.
+const BLIND: u32 = 2;
+
+/// Why memory must go to flash now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Press {
+    /// It is only due.
+    #[default]
+    None,
+    /// Memory is full.
+    Memory,
+    /// The agent stops.
+    Stop,
+}
+
 /// How the disk has behaved and when it is due.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
@@ -57,6 +78,17 @@ pub(super) struct Disk {
     outbox_full: bool,
     /// The disk has failed so often that memory is all there is.
     failing: bool,
+    /// Classes that wait in memory because others filled the disk.
+    squeezed: [bool; 4],
+    /// Something was lost by that since it was last told.
+    squeezed_out: bool,
+    press: Press,
+    /// Classes that only wait for memory to run short before they evict.
+    patient: [bool; 4],
+    /// When the next warning of each kind may be: waiting, losing.
+    warn_at: [u64; 2],
+    /// What a stop could not write.
+    pub(super) unsaved: Counts,
     flash_seen: u64,
     /// A class that found no room is not written before this.
     full_until: [u64; 4],
@@ -147,15 +179,115 @@ impl<S: Storage> Core<S> {
         self.drop_optional();
         self.disk.retry_at = 0;
         self.disk.full_until = [0; 4];
+        self.disk.press = Press::Stop;
         let mut whole = true;
         for class in Class::ALL {
             whole &= self.flush(class, now);
         }
+        if !whole {
+            self.give_up_memory();
+            // Whoever stops it says so with the number.
+            self.disk.squeezed_out = false;
+        }
         self.settle_cursors(now);
+        // Losses outlive the process even if no frame does.
+        let ledger = self.ledger();
+        if ledger.losses != self.durable.losses {
+            self.save_cursors();
+        }
         if let Some(log) = &mut self.log {
             log.seal_all();
         }
         whole
+    }
+
+    /// Counts what the end of the process takes with it.
+    fn give_up_memory(&mut self) {
+        let required = self.required_mask();
+        let reason = self.memory_reason();
+        for class in Class::ALL {
+            let waiting = self.waiting_mut(class).iter();
+            let lost: Vec<(u64, Counts)> = waiting
+                .filter(|(_, waiting)| waiting.need & required != 0)
+                .map(|(&seq, w)| {
+                    let batch = &w.batch;
+                    (seq, super::queue::counts_of(batch.items, batch.body.len()))
+                })
+                .collect();
+            for (seq, counts) in lost {
+                self.disk.unsaved.add(counts);
+                self.drop_waiting(class, seq, reason);
+            }
+        }
+    }
+
+    /// What the stop could not write.
+    pub(crate) fn unsaved(&self) -> Counts {
+        self.disk.unsaved
+    }
+
+    fn squeezed(&self) -> bool {
+        self.disk.squeezed.contains(&true)
+    }
+
+    fn relieve(&mut self, class: Class) {
+        if let Some(squeezed) = self.disk.squeezed.get_mut(class as usize) {
+            *squeezed = false;
+        }
+    }
+
+    /// Why a batch is lost that flash should have taken out of memory.
+    fn memory_reason(&self) -> Reason {
+        if self.squeezed() {
+            Reason::DiskFull
+        } else {
+            Reason::Memory
+        }
+    }
+
+    /// Why a frame is lost that was evicted.
+    pub(super) fn eviction_reason(&self) -> Reason {
+        if self.squeezed() {
+            Reason::DiskFull
+        } else {
+            Reason::Quota
+        }
+    }
+
+    /// Counts a loss.
+    pub(super) fn lose(&mut self, class: Class, reason: Reason, loss: Loss) {
+        self.losses.add(class, reason, loss);
+        self.untold.add(class, reason, loss);
+        if reason == Reason::DiskFull {
+            self.disk.squeezed_out = true;
+            self.disk.slot_due = true;
+        }
+    }
+
+    /// What must be said here and now, for the link may be down for weeks:
+    /// that a full disk makes data wait, and that it costs data.
+    pub(crate) fn warnings(&mut self, at: u64) -> Vec<String> {
+        let squeezed = self.squeezed();
+        let [waits_at, loses_at] = &mut self.disk.warn_at;
+        let mut out = Vec::new();
+        if squeezed
+            && at >= *waits_at
+            && let Some(alarm) = &self.alarm
+        {
+            *waits_at = at.saturating_add(WARN_EVERY);
+            out.push(alarm.clone());
+        }
+        if at >= *loses_at && std::mem::take(&mut self.disk.squeezed_out) {
+            *loses_at = at.saturating_add(WARN_EVERY);
+            let (what, todo) = match &mut self.log {
+                Some(log) => log.shortage(),
+                None => ("the disk is full".into(), "Free space"),
+            };
+            out.push(format!(
+                "data is being lost, since memory is full too: {what}. {todo}"
+            ));
+        }
+        out
     }
 
     /// Writes all of a class that a required uplink needs. `false`: some of it could not be.
@@ -167,13 +299,17 @@ impl<S: Storage> Core<S> {
 
     fn flush_all(&mut self, class: Class, now: Now) -> bool {
         let at = now.stamp.boot_ns;
+        let mut blind = 0;
         // Each round writes, evicts, or fails; failures are bounded, and so are segments.
         loop {
             let seqs = self.unwritten(class);
             if seqs.is_empty() {
                 return true;
             }
-            if at < self.disk.retry_at.max(self.full_until(class)) {
+            let patient = self.disk.patient.get(class as usize) == Some(&true);
+            let pressed = patient && self.disk.press != Press::None;
+            let full = if pressed { 0 } else { self.full_until(class) };
+            if at < self.disk.retry_at.max(full) {
                 return false;
             }
             let ledger = self.ledger();
@@ -201,8 +337,12 @@ impl<S: Storage> Core<S> {
                     self.disk.outbox_full &= class != Class::Outbox;
                     self.disk.failures = 0;
                     self.disk.failing = false;
+                    self.relieve(class);
+                    blind = 0;
                     self.disk.advanced = false;
-                    self.alarm = None;
+                    if !self.squeezed() {
+                        self.alarm = None;
+                    }
                 }
                 Err(full @ (WriteError::Full | WriteError::Share)) => {
                     if !self.evict(class, matches!(full, WriteError::Share)) {
@@ -211,10 +351,21 @@ impl<S: Storage> Core<S> {
                             *until = at.saturating_add(RETRY_FULL);
                         }
                         self.alarm = Some(format!(
-                            "no room for {} data: the quota or the disk is full; new data stays in memory. \
-                             Free space or raise spool.quota",
+                            "no room for {} data: the quota is full; new data stays in memory. \
+                             Raise spool.quota",
                             class.as_str()
                         ));
+                        return false;
+                    }
+                }
+                Err(WriteError::Disk) => {
+                    if let Some(squeezed) = self.disk.squeezed.get_mut(class as usize) {
+                        *squeezed = true;
+                    }
+                    let missing = self.log.as_ref().and_then(|log| log.missing);
+                    blind += u32::from(missing.is_none());
+                    if blind > BLIND || !self.evict_on_full_disk(class, missing) {
+                        self.wait_for_room(class, at);
                         return false;
                     }
                 }
@@ -241,9 +392,11 @@ impl<S: Storage> Core<S> {
         if self.memory_bytes + size <= limit {
             return true;
         }
+        self.disk.press = Press::Memory;
         for class in Class::ALL.into_iter().rev() {
             self.flush(class, now);
         }
+        self.disk.press = Press::None;
         if self.memory_bytes + size > limit {
             self.drop_optional();
         }
@@ -261,7 +414,8 @@ impl<S: Storage> Core<S> {
                 let Some(seq) = self.oldest_idle(class) else {
                     break;
                 };
-                self.drop_waiting(class, seq, Reason::Memory);
+                let reason = self.memory_reason();
+                self.drop_waiting(class, seq, reason);
             }
         }
         self.memory_bytes + size <= limit
@@ -342,6 +496,9 @@ impl<S: Storage> Core<S> {
         }
         if let Some(place) = self.disk.waiting.get_mut(class as usize) {
             *place = bytes;
+        }
+        if due.is_none() {
+            self.relieve(class);
         }
         due
     }
@@ -457,6 +614,58 @@ impl<S: Storage> Core<S> {
             Class::Normal | Class::Outbox => &[Class::Bulk, Class::Normal],
             Class::Critical => &[Class::Bulk, Class::Normal, Class::Critical],
         };
+        self.evict_first(order, Reason::Quota)
+    }
+
+    /// Leaves a class in memory until the disk has room, and says so.
+    fn wait_for_room(&mut self, class: Class, at: u64) {
+        self.disk.outbox_full |= class == Class::Outbox;
+        if let Some(until) = self.disk.full_until.get_mut(class as usize) {
+            *until = at.saturating_add(RETRY_FULL);
+        }
+        if let Some(patient) = self.disk.patient.get_mut(class as usize) {
+            *patient = self.disk.press == Press::None;
+        }
+        let (what, todo) = match &mut self.log {
+            Some(log) => log.shortage(),
+            None => return,
+        };
+        self.alarm = Some(format!(
+            "no room on flash for {} data: {what}; what is stored stays, new data waits in memory, \
+             and a power cut loses that. {todo}; it is tried again every {} s",
+            class.as_str(),
+            RETRY_FULL / SECOND
+        ));
+    }
+
+    /// Makes room on a disk that others filled, if there is any to be won:
+    /// nothing goes for data that would not find room all the same.
+    fn evict_on_full_disk(&mut self, class: Class, missing: Option<u64>) -> bool {
+        let own = self.disk.press == Press::Memory;
+        let order: &[Class] = match (class, own) {
+            (Class::Bulk, false) => &[],
+            (Class::Bulk, true) => &[Class::Bulk],
+            (Class::Normal, false) if self.disk.press == Press::None => &[],
+            (Class::Normal, false) => &[Class::Bulk],
+            (Class::Normal, true) | (Class::Outbox, _) | (Class::Critical, false) => {
+                &[Class::Bulk, Class::Normal]
+            }
+            (Class::Critical, true) => &[Class::Bulk, Class::Normal, Class::Critical],
+        };
+        let Some(log) = &self.log else { return false };
+        let usage = log.usage();
+        let to_win: u64 = order.iter().map(|class| log.class_usage(*class)).sum();
+        if to_win < missing.unwrap_or(0) || !self.evict_first(order, Reason::DiskFull) {
+            return false;
+        }
+        if let Some(log) = &mut self.log {
+            log.freed(usage.saturating_sub(log.usage()));
+        }
+        true
+    }
+
+    /// Removes the oldest segment of the first class that has one.
+    fn evict_first(&mut self, order: &[Class], reason: Reason) -> bool {
         // What a newer program will want goes when nothing else is left.
         for newer in [false, true] {
             for &victim in order {
@@ -466,7 +675,7 @@ impl<S: Storage> Core<S> {
                     oldest.map(|(&id, _)| id)
                 });
                 if let Some(id) = oldest {
-                    return self.drop_segment(victim, id, Reason::Quota);
+                    return self.drop_segment(victim, id, reason);
                 }
             }
         }
@@ -513,7 +722,7 @@ impl<S: Storage> Core<S> {
                 self.disk.slot_due = false;
                 true
             }
-            Err(WriteError::Full | WriteError::Share) => false,
+            Err(WriteError::Full | WriteError::Disk | WriteError::Share) => false,
             Err(WriteError::Failed(error)) => {
                 self.alarm = Some(format!("{error}; after a restart some data is sent again"));
                 false

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::cursor::{Ledger, SLOT, SLOT_FILE, UPLINKS};
+use super::cursor::{Ledger, SLOT, UPLINKS};
 use super::format::{
     self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SIGNALS, SegmentHeader, Stats,
     signal_slot,
@@ -27,7 +27,7 @@ const JOURNAL: u64 = 3 * BLOCK;
 /// The device's own figures are read at most this often, in nanoseconds.
 const DEVICE_EVERY: u64 = 10_000_000_000;
 /// The cursor file's share of the quota, in bytes.
-const SLOTS: u64 = 2 * SLOT;
+pub(super) const SLOTS: u64 = 2 * SLOT;
 /// A wall clock that moved by more than this against boot time gets a new anchor.
 const ANCHOR_STEP_NS: u64 = 100_000_000;
 
@@ -153,8 +153,10 @@ pub(crate) struct Record<'a> {
 /// Why a write did not become durable.
 #[derive(Debug)]
 pub(crate) enum WriteError {
-    /// The quota or the disk is full: evict and try again.
+    /// The quota is full: evict and try again.
     Full,
+    /// The disk is full though the quota is not: others took the room.
+    Disk,
     /// The class has all that it may have, lest others lose their guaranteed share.
     Share,
     /// The disk failed.
@@ -190,9 +192,18 @@ pub(crate) struct Log<S: Storage> {
     pub(super) unread: Option<(Class, u64, u32)>,
     /// Reads that failed.
     pub(crate) read_errors: u64,
-    slots_made: bool,
+    pub(super) slots_made: bool,
+    /// The cursor file occupies all that it ever will.
+    pub(super) slots_allocated: bool,
+    /// Bytes that evictions freed on a disk that others filled, for new data to take.
+    pub(super) credit: u64,
+    /// The largest quota that was in effect; the guaranteed shares are of this.
+    pub(super) widest: u64,
+    /// Bytes by which the last write that found the disk full missed its room;
+    /// `None`: the file system itself refused.
+    pub(crate) missing: Option<u64>,
     /// There are inodes left for a new file.
-    inodes: bool,
+    pub(super) inodes: bool,
     /// Bytes written since the start.
     pub(crate) written: u64,
     /// What of it reaches the device, as an estimate: see `budget`.
@@ -231,6 +242,10 @@ impl<S: Storage> Log<S> {
             unread: None,
             read_errors: 0,
             slots_made: false,
+            slots_allocated: false,
+            credit: 0,
+            widest: 0,
+            missing: None,
             inodes: true,
             written: 0,
             flash: 0,
@@ -247,6 +262,7 @@ impl<S: Storage> Log<S> {
         self.settings.quota = quota;
         self.settings.reserve = reserve;
         self.settings.segment = Settings::segment_for(quota);
+        self.widest = 0;
     }
 
     /// Bytes that the files occupy.
@@ -278,21 +294,6 @@ impl<S: Storage> Log<S> {
 
     fn slots_share(&self) -> u64 {
         if self.slots_made { SLOTS } else { 0 }
-    }
-
-    /// The quota in effect: what is configured, or less on a full disk.
-    pub(crate) fn limit(&mut self) -> u64 {
-        let usage = self.usage();
-        match self.storage.free() {
-            Ok((free, inodes)) => {
-                self.inodes = inodes;
-                let room = usage.saturating_add(free);
-                self.settings
-                    .quota
-                    .min(room.saturating_sub(self.settings.reserve))
-            }
-            Err(_) => self.settings.quota,
-        }
     }
 
     /// Bytes that all programs have written to the device since this start;
@@ -410,9 +411,10 @@ impl<S: Storage> Log<S> {
         let share = SLOTS - self.slots_share();
         let free = made(Mutant::QuotaIgnored);
         if fresh && !self.inodes {
-            return Err(WriteError::Full);
+            self.missing = None;
+            return Err(WriteError::Disk);
         }
-        if self.class_usage(class) + grown > self.cap(class, limit) && !free {
+        if self.class_usage(class) + grown > self.cap(class, self.widest) && !free {
             return Err(WriteError::Share);
         }
         // `critical` finds room for a segment even before anything has gone.
@@ -420,9 +422,16 @@ impl<S: Storage> Log<S> {
             Class::Critical => 0,
             _ => self.headroom(limit),
         };
-        if self.usage() + share + headroom + grown > limit && !free {
-            return Err(WriteError::Full);
+        let needed = self.usage() + share + headroom + grown;
+        if needed > limit && !free {
+            if needed > self.settings.quota {
+                return Err(WriteError::Full);
+            }
+            self.missing = Some(needed - limit);
+            return Err(WriteError::Disk);
         }
+        self.missing = None;
+        self.credit = self.credit.saturating_sub(grown);
         self.append(class, id, nonce, fresh, &out, now)?;
         if let Some(segment) = self.segment_mut(class, id) {
             segment.end = u32::try_from(size).unwrap_or(u32::MAX);
@@ -649,42 +658,6 @@ impl<S: Storage> Log<S> {
         Ok(self.chain_mut(class).segments.remove(&id))
     }
 
-    /// Writes the ledger into the cursor file.
-    pub(crate) fn write_slot(&mut self, ledger: &Ledger) -> Result<(), WriteError> {
-        let Some((offset, bytes)) = ledger.encode_slot() else {
-            return Err(WriteError::Full);
-        };
-        if !self.slots_made && self.usage() + SLOTS > self.settings.quota {
-            return Err(WriteError::Full);
-        }
-        self.flash = self.flash.saturating_add(blocks(bytes.len() as u64));
-        self.storage.write_slot(SLOT_FILE, offset, &bytes)?;
-        self.slots_made = true;
-        self.written = self.written.saturating_add(bytes.len() as u64);
-        self.syncs = self.syncs.saturating_add(1);
-        self.holder = (ledger.version, None);
-        Ok(())
-    }
-
-    /// What both slots hold, the newer one.
-    pub(super) fn read_slots(&mut self) -> Option<Ledger> {
-        let mut newest: Option<Ledger> = None;
-        for slot in 0..2 {
-            let mut bytes = vec![0; SLOT as usize];
-            let Ok(count) = self.storage.read_at(SLOT_FILE, slot * SLOT, &mut bytes) else {
-                continue;
-            };
-            self.slots_made = true;
-            let found = bytes.get(..count).and_then(Ledger::decode_slot);
-            if let Some(found) = found
-                && newest.as_ref().is_none_or(|n| n.version < found.version)
-            {
-                newest = Some(found);
-            }
-        }
-        newest
-    }
-
     fn active_end(&self, class: Class) -> Option<u32> {
         let chain = self.chain(class);
         let id = chain.active.as_ref()?.id;
@@ -720,7 +693,7 @@ impl<S: Storage> Log<S> {
 impl From<io::Error> for WriteError {
     fn from(error: io::Error) -> Self {
         if is_full(&error) {
-            WriteError::Full
+            WriteError::Disk
         } else {
             WriteError::Failed(error)
         }

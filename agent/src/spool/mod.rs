@@ -27,8 +27,11 @@ mod read;
 mod reader;
 mod recover;
 mod report;
+mod room;
 #[cfg(test)]
 mod simulated;
+#[cfg(test)]
+mod squeeze_tests;
 mod storage;
 #[cfg(test)]
 mod tests;

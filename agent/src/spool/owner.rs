@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Frame, FrameId, Signals};
 use crate::status::SpoolStatus;
+use crate::status::words::of;
 
 /// Stores under way at a time.
 pub(super) const STORES: usize = 64;
@@ -276,7 +277,13 @@ impl Owner {
         let now = self.now();
         let whole = self.core.stop(now);
         if !whole {
-            log::warn!("spool: not all of what waited in memory could be written");
+            let unsaved = self.core.unsaved();
+            let why = self.core.alarm.as_deref().unwrap_or("the disk failed");
+            log::error!(
+                "spool: {} ({}) could not be written at the stop and are lost: {why}",
+                of(unsaved.frames, "frame"),
+                of(unsaved.items, "item")
+            );
         }
         self.answer_outbox();
         for (_, answer, _) in self.unanswered.drain(..) {
@@ -325,6 +332,9 @@ impl Owner {
 
     fn publish(&mut self) {
         let at = self.clock.boot_ns();
+        for line in self.core.warnings(at) {
+            log::warn!("spool: {line}");
+        }
         for line in self.core.tell_losses(at) {
             log::warn!("spool: {line}");
         }

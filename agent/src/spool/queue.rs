@@ -628,7 +628,8 @@ impl<S: Storage> Core<S> {
         if open.place == Place::Gone {
             let (class, loss) = (open.class, open.loss);
             reader.open.remove(&seq);
-            self.lose(class, Reason::Quota, loss);
+            let reason = self.eviction_reason();
+            self.lose(class, reason, loss);
             return;
         }
         open.returned = true;
@@ -735,11 +736,6 @@ impl<S: Storage> Core<S> {
             }
         }
         mask
-    }
-
-    pub(super) fn lose(&mut self, class: Class, reason: Reason, loss: Loss) {
-        self.losses.add(class, reason, loss);
-        self.untold.add(class, reason, loss);
     }
 
     pub(super) fn waiting_mut(&mut self, class: Class) -> &mut BTreeMap<u64, Waiting> {

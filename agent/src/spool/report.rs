@@ -7,6 +7,7 @@ use super::log::{Counts, Now, SegmentClock};
 use super::queue::Core;
 use super::storage::Storage;
 use crate::frame::{Class, Stamp};
+use crate::status::words::{of, utc};
 use crate::status::{ClassStatus, CondemnedStatus, LostStatus, SpoolStatus};
 
 /// Losses are told upstream at most this often, in nanoseconds.
@@ -88,13 +89,13 @@ impl<S: Storage> Core<S> {
         untold
             .map(|((class, reason), loss)| {
                 format!(
-                    "lost {} frames ({} items) of class {}, reason {}, readings from {} to {}",
-                    loss.frames,
-                    loss.items,
+                    "lost {} ({}) of class {}, reason {}, readings from {} to {}",
+                    of(loss.frames, "frame"),
+                    of(loss.items, "item"),
                     class.as_str(),
                     reason.as_str(),
-                    seconds(loss.first_unix_ns),
-                    seconds(loss.last_unix_ns),
+                    rfc3339(loss.first_unix_ns),
+                    rfc3339(loss.last_unix_ns),
                 )
             })
             .collect()
@@ -133,13 +134,9 @@ impl<S: Storage> Core<S> {
     }
 }
 
-/// Seconds since 1970 with milliseconds, as receivers can compare them.
-fn seconds(unix_ns: u64) -> String {
-    format!(
-        "{}.{:03}",
-        unix_ns / 1_000_000_000,
-        unix_ns / 1_000_000 % 1000
-    )
+/// As `2026-11-21T05:04:06Z`.
+fn rfc3339(unix_ns: u64) -> String {
+    utc(unix_ns).replace(" UTC", "Z").replace(' ', "T")
 }
 
 /// The age of the oldest reading that waits, as far as the clocks can tell.

@@ -359,9 +359,15 @@ impl Storage for Simulated {
                 let number = state.next;
                 state.next += 1;
                 state.names.insert(path.to_owned(), number);
+                state.inodes.insert(number, Inode::default());
                 number
             }
         };
+        let len = state.inodes.get(&number).map_or(0, |i| i.current.len()) as u64;
+        let grown = (offset + bytes.len() as u64).saturating_sub(len);
+        if grown > state.capacity.saturating_sub(state.used()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         state.put(number, offset as usize, bytes);
         state.alive()?;
         if faulty {
@@ -370,6 +376,22 @@ impl Storage for Simulated {
         state.settle(number);
         state.durable_names.insert(path.to_owned(), number);
         Ok(())
+    }
+
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()> {
+        let held = {
+            let state = self.state();
+            let inode = state.names.get(path);
+            inode.map_or(0, |inode| state.inodes[inode].current.len() as u64)
+        };
+        if held >= len {
+            return Ok(());
+        }
+        self.write_slot(path, held, &vec![0; (len - held) as usize])
+    }
+
+    fn size(&mut self) -> io::Result<u64> {
+        Ok(self.state().capacity)
     }
 
     fn free(&mut self) -> io::Result<(u64, bool)> {

@@ -49,6 +49,11 @@ pub(crate) trait Storage: Send {
     fn unlink(&mut self, path: &str) -> io::Result<()>;
     /// Overwrites in place and syncs; makes the file (and its name durable) if need be.
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes a file of `len` bytes that occupies all of them, so that writing in
+    /// place needs no room later; what it holds already stays.
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()>;
+    /// Bytes of the whole file system.
+    fn size(&mut self) -> io::Result<u64>;
     /// Bytes free for this program, and whether there are inodes left.
     fn free(&mut self) -> io::Result<(u64, bool)>;
     /// Bytes that all programs have written to the device since it was there;
@@ -275,6 +280,40 @@ impl Storage for RealFiles {
         };
         write().map_err(|error| told(error, "write", &path))?;
         if made { self.sync_dir("") } else { Ok(()) }
+    }
+
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()> {
+        let path = self.at(path);
+        let made = !path.exists();
+        let fill = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            let meta = file.metadata()?;
+            if meta.len() >= len && meta.blocks().saturating_mul(UNIT) >= len {
+                return Ok(());
+            }
+            // Fills the holes. A file system that cannot do that has no place to overwrite either.
+            let holes = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len);
+            if let Err(error) = holes
+                && error != rustix::io::Errno::OPNOTSUPP
+            {
+                return Err(error.into());
+            }
+            let missing = usize::try_from(len.saturating_sub(meta.len())).unwrap_or(0);
+            file.write_all_at(&vec![0; missing], meta.len())?;
+            file.sync_all()
+        };
+        fill().map_err(|error| told(error, "allocate", &path))?;
+        if made { self.sync_dir("") } else { Ok(()) }
+    }
+
+    fn size(&mut self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.lock)
+            .map_err(|error| told(error.into(), "measure", &self.root))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
     fn free(&mut self) -> io::Result<(u64, bool)> {
