@@ -131,8 +131,9 @@ fn spool_alarm(spool: &SpoolStatus, found: &mut Vec<Problem>) {
         found.push(error(
             "spool",
             format!(
-                "Data is kept in memory only: {alarm}. A power cut or restart loses all that waits. \
-                 Check the state folder's owner, mount and free space, then restart the agent."
+                "Data is kept in memory only: {}. Check the state folder's owner, mount and free \
+                 space; it is tried again by itself.",
+                alarm.trim_end_matches('.')
             ),
         ));
     }
@@ -272,8 +273,15 @@ fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
             )
         })
         .collect();
-    let advice = if recent.iter().any(|lost| lost.reason == "condemned") {
+    let lost_by = |reason: &str| recent.iter().any(|lost| lost.reason == reason);
+    let advice = if lost_by("condemned") {
         "A server refused some as malformed: its log says why."
+    } else if lost_by("disk_full") {
+        "The disk is full: free some of it, or give the state a partition of its own."
+    } else if lost_by("damaged") {
+        "Stored data was damaged: check the disk and its file system."
+    } else if lost_by("no_uplink") {
+        "Nothing takes that signal: see [route] and the uplinks."
     } else {
         "More quota (spool.quota) or a better link keeps more."
     };
