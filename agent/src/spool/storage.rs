@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::cursor::SLOT_FILE;
+
 /// A file in a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
@@ -99,10 +101,29 @@ impl RealFiles {
                 return Err(OpenError::Io(told(error, "lock", root)));
             }
         }
-        Ok(Self {
+        let files = Self {
             root: root.to_path_buf(),
             lock,
-        })
+        };
+        files.put_aside(SLOT_FILE);
+        Ok(files)
+    }
+
+    /// What bears the name of a file of ours and is none (a fifo, a link, a
+    /// folder) holds nothing of ours; opening it could wait for ever.
+    fn put_aside(&self, name: &str) {
+        let path = self.at(name);
+        let foreign = fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file());
+        let aside = self.at(&format!("{name}.aside"));
+        if foreign && let Err(error) = fs::rename(&path, &aside) {
+            log::warn!("spool: {}", told(error, "put aside", &path));
+        } else if foreign {
+            log::warn!(
+                "spool: {} is no plain file; it was put aside as {}",
+                path.display(),
+                aside.display()
+            );
+        }
     }
 
     /// Moves the lock to the folder that has the name now: somebody may have

@@ -303,6 +303,26 @@ async fn always_means_on_flash_before_it_is_given_out() {
 }
 
 #[tokio::test]
+async fn what_only_bears_the_name_of_the_cursor_file_does_not_stop_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state/spool");
+    std::fs::create_dir_all(&state).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, state.join("cursors"), fifo, mode, 0).unwrap();
+    for _ in 0..2 {
+        let spool = Spool::start(options(dir.path())).unwrap();
+        spool.store(batch(Class::Critical, "one")).await.unwrap();
+        assert!(spool.stop(LONG).await);
+        std::fs::remove_file(state.join("cursors")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", state.join("cursors")).unwrap();
+    }
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    assert_eq!(drain(&spool).await.len(), 2);
+}
+
+#[tokio::test]
 async fn the_folder_may_vanish_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::start(options(dir.path())).unwrap();
