@@ -32,12 +32,14 @@ use crate::frame::{Signal, Signals};
 use crate::spool::{Lane, Pending};
 use crate::status::{HeldStatus, UplinkStatus};
 
+use super::pace::{Bucket, Random, Rate, nanos};
+
 /// The shortest wait after a failure: a full-jitter wait can be zero, and a
 /// refused connection costs microseconds, so it would spin.
 const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// The longest a server can put us off with Retry-After.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Condemned in a row, with nothing delivered between, before the circuit
 /// opens. A few bad frames are bad frames; a server that refuses ten of ten is
@@ -47,9 +49,6 @@ const CONDEMNED_IN_A_ROW: u32 = 10;
 /// A connection that ends sooner, without a word about any frame, was never
 /// one: connecting again at once would spin.
 const CLOSED_AT_ONCE_NS: u64 = SECOND_NS;
-
-/// The drain rate is a mean over about this long.
-const RATE_WINDOW_NS: u64 = 60 * SECOND_NS;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -774,197 +773,9 @@ impl State {
     }
 }
 
-/// What an HTTP status means for the frame that was sent.
-///
-/// Departs from OTLP 1.11, which calls every 4xx but 429 final: only 400 and
-/// 422 are about the data. The others are about us or the server, and one
-/// expired token must not delete a fleet's backlog. `said` is what the server
-/// gave as its reason; empty: nothing.
-pub fn of_status(code: u16, retry_after: Option<Duration>, said: &str) -> Verdict {
-    let answer = if said.is_empty() {
-        format!("the server answered {code}")
-    } else {
-        format!("the server answered {code}: {said}")
-    };
-    let hold = |todo: &str| Verdict::Hold {
-        reason: format!("{answer}; {todo}"),
-    };
-    match code {
-        200..=299 => Verdict::Delivered { rejected_items: 0 },
-        400 | 422 => Verdict::Condemn { reason: answer },
-        413 => Verdict::Split,
-        408 | 429 | 502 | 503 | 504 => Verdict::Retry {
-            after: retry_after,
-            why: answer,
-        },
-        300..=399 => hold("redirects are not followed: put the final address into `endpoint`"),
-        401 => hold("renew the token in `headers_file` (it is read again by itself)"),
-        403 => hold("the token or certificate lacks the right to write here"),
-        404 | 405 => hold(
-            "this collector takes none of it here: check `endpoint` and the path, or send this signal elsewhere with [route]",
-        ),
-        407 => hold("a proxy in between wants credentials of its own"),
-        415 => {
-            hold("it does not take OTLP as gzipped protobuf: try `gzip = false`, check the path")
-        }
-        500..=599 => hold("the server is broken; see its log"),
-        _ => hold("this is no answer an OTLP server gives: check `endpoint`"),
-    }
-}
-
-/// Reads a Retry-After value: seconds, or a date, which is compared with the
-/// server's own `Date` where it sent one, since our clock may be wrong.
-///
-/// Source: RFC 9110, 10.2.3 and 5.6.7 (IMF-fixdate only). Nonsense is `None`.
-pub fn retry_after(value: &str, server_date: Option<&str>, unix_s: u64) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a u64 holds still mean "long".
-        let seconds = value.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-    }
-    let at = http_date(value)?;
-    let from = server_date.and_then(http_date).unwrap_or(unix_s);
-    Some(Duration::from_secs(at.saturating_sub(from)).min(MAX_RETRY_AFTER))
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT` as seconds since 1970.
-fn http_date(text: &str) -> Option<u64> {
-    let (_weekday, rest) = text.trim().split_once(", ")?;
-    let mut words = rest.split(' ');
-    let day: u64 = words.next()?.parse().ok()?;
-    let month = match words.next()? {
-        "Jan" => 1,
-        "Feb" => 2,
-        "Mar" => 3,
-        "Apr" => 4,
-        "May" => 5,
-        "Jun" => 6,
-        "Jul" => 7,
-        "Aug" => 8,
-        "Sep" => 9,
-        "Oct" => 10,
-        "Nov" => 11,
-        "Dec" => 12,
-        _ => return None,
-    };
-    let year: u64 = words.next()?.parse().ok()?;
-    let mut time = words.next()?.splitn(3, ':');
-    let mut part = |limit: u64| {
-        time.next()?
-            .parse::<u64>()
-            .ok()
-            .filter(|part| *part < limit)
-    };
-    let (hour, minute, second) = (part(24)?, part(60)?, part(61)?);
-    if words.next() != Some("GMT") || !(1..=31).contains(&day) || !(1970..=9999).contains(&year) {
-        return None;
-    }
-    // Days since 1970-03-01 of a year that begins in March, so that the leap day comes last.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
-    const TO_1970: u64 = 719_468;
-    days.checked_sub(TO_1970)
-        .map(|days| days * 86_400 + hour * 3_600 + minute * 60 + second)
-}
-
-/// A token bucket that goes into debt: a frame's size is known only once it is
-/// taken, so it may start as long as nothing is owed.
-#[derive(Debug)]
-struct Bucket {
-    rate: Option<u64>,
-    /// All that was taken is paid for at this moment.
-    paid_at: u64,
-}
-
-impl Bucket {
-    fn new(rate: Option<u64>, now: u64) -> Self {
-        Self {
-            rate: rate.filter(|rate| *rate > 0),
-            paid_at: now,
-        }
-    }
-
-    /// `None`: now.
-    fn ready_at(&self, now: u64) -> Option<u64> {
-        (self.rate.is_some() && self.paid_at > now).then_some(self.paid_at)
-    }
-
-    fn take(&mut self, now: u64, bytes: usize) {
-        if let Some(rate) = self.rate {
-            let cost = u128::from(SECOND_NS) * bytes as u128 / u128::from(rate);
-            let cost = u64::try_from(cost).unwrap_or(u64::MAX);
-            self.paid_at = self.paid_at.max(now).saturating_add(cost);
-        }
-    }
-}
-
-/// How fast a backlog goes; measured only while one waits, since otherwise it
-/// would be the rate of what comes in.
-#[derive(Debug, Default)]
-struct Rate {
-    since: Option<u64>,
-    bytes: u64,
-}
-
-impl Rate {
-    fn observe(&mut self, now: u64, backlog: bool) {
-        match (backlog, self.since) {
-            (false, _) => *self = Self::default(),
-            (true, None) => self.since = Some(now),
-            (true, Some(since)) if now.saturating_sub(since) > 2 * RATE_WINDOW_NS => {
-                // Halve both: the older half of the past is forgotten.
-                self.since = Some(now - (now - since) / 2);
-                self.bytes /= 2;
-            }
-            (true, Some(_)) => {}
-        }
-    }
-
-    fn delivered(&mut self, bytes: usize) {
-        if self.since.is_some() {
-            self.bytes = self.bytes.saturating_add(bytes as u64);
-        }
-    }
-
-    fn bytes_a_second(&self, now: u64) -> Option<f64> {
-        let elapsed = now.checked_sub(self.since?)?;
-        (elapsed >= SECOND_NS / 2 && self.bytes > 0)
-            .then(|| self.bytes as f64 * SECOND_NS as f64 / elapsed as f64)
-    }
-}
-
-/// SplitMix64: good enough to keep a fleet apart, and a test can seed it.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly from zero to `whole`.
-    fn part_of(&mut self, whole: Duration) -> Duration {
-        let product = u128::from(nanos(whole)) * u128::from(self.next());
-        Duration::from_nanos((product >> 64) as u64)
-    }
-}
-
 /// A signal's place in arrays.
 fn slot(signal: Signal) -> usize {
     usize::from(signal as u8).saturating_sub(1)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn later(now: u64, by: Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! Promises of the delivery machine, under invented time.
 
+use super::super::http_status::{http_date, of_status, retry_after};
 use super::*;
 use crate::spool::PendingSignal;
 

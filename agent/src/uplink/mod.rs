@@ -16,11 +16,13 @@ use crate::trace::Tracer;
 mod attempts;
 pub mod delivery;
 pub mod dial;
+mod http_status;
 pub mod mqtt;
 mod otlp_answer;
 mod otlp_client;
 mod otlp_headers;
 pub mod otlp_http;
+mod pace;
 pub mod split;
 pub mod tls;
 

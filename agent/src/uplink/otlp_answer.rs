@@ -7,7 +7,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use prost::Message;
 
-use super::delivery::{self, Verdict};
+use super::delivery::Verdict;
+use super::http_status;
 
 /// A server's words are cut here before they reach a log.
 const MAX_SAID: usize = 200;
@@ -42,9 +43,9 @@ impl Answer {
         }
         let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let after =
-            text(RETRY_AFTER).and_then(|value| delivery::retry_after(value, text(DATE), unix_s));
+            text(RETRY_AFTER).and_then(|value| http_status::retry_after(value, text(DATE), unix_s));
         Meaning {
-            verdict: delivery::of_status(self.code, after, &self.said()),
+            verdict: http_status::of_status(self.code, after, &self.said()),
             warning: String::new(),
         }
     }

@@ -121,19 +121,7 @@ pub(super) fn of_refusal(code: u8, words: &Words) -> End {
             Reaction::Hold,
             "it does not allow the last-will topic; check uplink.mqtt.topic_prefix",
         ),
-        0x9a => (
-            Reaction::WithoutRetain,
-            "it keeps no retained messages; trying without",
-        ),
-        0x9b => (
-            Reaction::Hold,
-            "it does not offer QoS 1, without which nothing is acknowledged; use another broker",
-        ),
-        0x9c | 0x9d => (
-            Reaction::Hold,
-            "it sends clients elsewhere; set uplink.mqtt.url to the new address",
-        ),
-        _ => (Reaction::Retry, "trying again"),
+        _ => at_any_time(code),
     };
     End {
         reaction,
@@ -166,19 +154,7 @@ pub(super) fn of_disconnect(code: u8, words: &Words) -> End {
             Reaction::Hold,
             "somebody at the broker ended it; ask who runs the broker",
         ),
-        0x9a => (
-            Reaction::WithoutRetain,
-            "it keeps no retained messages; trying without",
-        ),
-        0x9b => (
-            Reaction::Hold,
-            "it does not offer QoS 1, without which nothing is acknowledged; use another broker",
-        ),
-        0x9c | 0x9d => (
-            Reaction::Hold,
-            "it sends clients elsewhere; set uplink.mqtt.url to the new address",
-        ),
-        _ => (Reaction::Retry, "trying again"),
+        _ => at_any_time(code),
     };
     End {
         reaction,
@@ -246,6 +222,25 @@ fn name(code: u8) -> &'static str {
         0x9f => "connection rate exceeded",
         0xa0 => "maximum connect time",
         _ => "unknown reason",
+    }
+}
+
+/// Codes that mean the same in CONNACK and DISCONNECT.
+fn at_any_time(code: u8) -> (Reaction, &'static str) {
+    match code {
+        0x9a => (
+            Reaction::WithoutRetain,
+            "it keeps no retained messages; trying without",
+        ),
+        0x9b => (
+            Reaction::Hold,
+            "it does not offer QoS 1, without which nothing is acknowledged; use another broker",
+        ),
+        0x9c | 0x9d => (
+            Reaction::Hold,
+            "it sends clients elsewhere; set uplink.mqtt.url to the new address",
+        ),
+        _ => (Reaction::Retry, "trying again"),
     }
 }
 
