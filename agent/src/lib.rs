@@ -27,6 +27,7 @@ pub mod frame;
 pub mod gauge;
 pub mod identity;
 pub mod journal;
+pub mod message;
 pub mod notify;
 pub mod otlp;
 pub mod pipeline;
