@@ -40,6 +40,7 @@ mod drops;
 mod export;
 mod flush;
 mod processor;
+pub mod propagation;
 mod sampler;
 #[cfg(test)]
 pub mod testing;
