@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Env, Loaded};
-use crate::door;
+use crate::door::{self, local::LocalRoutes};
 use crate::identity::Identity;
 use crate::journal;
 use crate::notify::Notifier;
@@ -27,9 +27,11 @@ use crate::trace;
 use crate::uplink::Roster;
 
 mod board;
+mod local;
 mod parts;
 
 use board::Board;
+use local::LocalDoor;
 use parts::Parts;
 
 /// What the command line says.
@@ -91,6 +93,7 @@ struct Daemon {
     spool: Spool,
     roster: Roster,
     parts: Parts,
+    local: LocalDoor,
     board: Arc<Board>,
     notifier: Notifier,
 }
@@ -118,9 +121,13 @@ impl Daemon {
         let identity = Identity::find(&config);
         let clock = Clock::new(config.clock.clone());
         let spool = open_spool(&config, &identity, &clock)?;
-        let door = door::bind(&config.paths.status_socket)
+        let cannot_bind = |error: door::DoorError| Failure::Start(error.to_string());
+        let door = door::bind(&config.paths.status_socket, "paths.status_socket")
             .await
-            .map_err(|error| Failure::Start(error.to_string()))?;
+            .map_err(cannot_bind)?;
+        let local = door::bind(&config.paths.socket, "paths.socket")
+            .await
+            .map_err(cannot_bind)?;
 
         let roster = Roster::default();
         let parts = Parts::start(&config, &identity, &clock, &spool, &roster)
@@ -135,6 +142,7 @@ impl Daemon {
         ));
         let door_stop = CancellationToken::new();
         let door = door::spawn(door, board.clone(), door_stop.clone());
+        let local = LocalDoor::open(local, LocalRoutes {});
         let mut daemon = Self {
             options,
             env,
@@ -144,16 +152,18 @@ impl Daemon {
             spool,
             roster,
             parts,
+            local,
             board,
             notifier: Notifier::from_env(),
         };
         daemon.notifier.ready();
         log::info!(
-            "sonde {} runs as {} (pid {}); status on {}",
+            "sonde {} runs as {} (pid {}); status on {}, local programs on {}",
             env!("CARGO_PKG_VERSION"),
             daemon.identity.device_id,
             std::process::id(),
             daemon.config.paths.status_socket.display(),
+            daemon.config.paths.socket.display(),
         );
 
         let lost = loop {
@@ -243,12 +253,13 @@ impl Daemon {
         (new, kept)
     }
 
-    /// With the flow: gauges, spans and logs, uplinks, spool. With a part lost
+    /// With the flow: local programs, gauges, spans and logs, uplinks, spool. With a part lost
     /// the rest of the flow cannot be trusted to end, so only the spool is
     /// saved. `false`: something was still unwritten when the time was up.
     async fn end(self, lost: Option<&str>) -> bool {
         self.notifier.stopping();
         let budget = self.config.shutdown;
+        self.local.close().await;
         match lost {
             None => {
                 log::info!("stopping, within {budget:?}");
@@ -272,7 +283,7 @@ impl Daemon {
     }
 }
 
-/// The door's own drain takes up to a second.
+/// A door's own drain takes up to a second.
 const DOOR_CLOSES: Duration = Duration::from_secs(2);
 
 fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spool, Failure> {

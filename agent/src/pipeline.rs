@@ -477,6 +477,7 @@ pub(crate) mod tests {
                 state: root.join("state"),
                 runtime: root.join("run"),
                 status_socket: root.join("run/status.sock"),
+                socket: root.join("run/sonde.sock"),
                 root: root.to_owned(),
             },
             clock: ClockTrust::Always,

@@ -9,6 +9,7 @@ use crate::daemon;
 
 pub mod args;
 pub mod check;
+pub mod client;
 pub mod help;
 pub mod reload;
 pub mod status;

@@ -11,21 +11,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::client::{self, Failure, Request};
 use crate::status::{SCHEMA, Status};
 
 mod render;
 pub(super) use render::clean;
 pub use render::{View, render};
-
-/// From connecting to the last byte.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// A thousand series take about 200 KB; this is for whoever sends without end.
-const MOST: u64 = 8 << 20;
 
 /// How often `--watch` asks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,15 +32,6 @@ pub struct Options {
     pub json: bool,
     /// Again each second, until Ctrl-C.
     pub watch: bool,
-}
-
-/// Why there is no status, by exit code.
-#[derive(Debug)]
-enum Failure {
-    /// 3
-    Nobody(String),
-    /// 1
-    Nonsense(String),
 }
 
 /// Runs the subcommand.
@@ -79,8 +63,7 @@ pub(super) fn ask(socket: &Path) -> Option<Status> {
         .enable_all()
         .build()
         .ok()?;
-    let asked = async { timeout(DEADLINE, fetch(socket)).await };
-    let answer = runtime.block_on(asked).ok()?;
+    let answer = runtime.block_on(fetch(socket));
     parse(&answer.ok()?).ok()
 }
 
@@ -95,19 +78,14 @@ pub(super) fn pause(length: Duration) {
 }
 
 async fn once(options: &Options) -> ExitCode {
-    let (code, words) = match page(options).await {
-        Ok(page) => {
-            return if print(&page) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(1)
-            };
+    match page(options).await {
+        Ok(page) if print(&page) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(failure) => {
+            eprintln!("{}", render::clean(failure.words()));
+            ExitCode::from(failure.code())
         }
-        Err(Failure::Nobody(words)) => (3, words),
-        Err(Failure::Nonsense(words)) => (1, words),
-    };
-    eprintln!("{}", render::clean(&words));
-    ExitCode::from(code)
+    }
 }
 
 async fn watch(options: &Options) -> ExitCode {
@@ -115,7 +93,7 @@ async fn watch(options: &Options) -> ExitCode {
     loop {
         let page = match page(options).await {
             Ok(page) => page,
-            Err(Failure::Nobody(words)) => {
+            Err(Failure::Unreachable(words)) => {
                 format!("waiting for the agent: {}\n", render::clean(&words))
             }
             Err(Failure::Nonsense(words)) => format!("{}\n", render::clean(&words)),
@@ -141,16 +119,7 @@ fn print(page: &str) -> bool {
 }
 
 async fn page(options: &Options) -> Result<String, Failure> {
-    let json = match timeout(DEADLINE, fetch(&options.socket)).await {
-        Ok(answer) => answer?,
-        Err(_) => {
-            return Err(Failure::Nobody(format!(
-                "no agent answers on {} within {} s. Is it hanging? Try: systemctl status sonde",
-                options.socket.display(),
-                DEADLINE.as_secs()
-            )));
-        }
-    };
+    let json = fetch(&options.socket).await?;
     let status = parse(&json)?;
     if options.json {
         let mut text = if io::stdout().is_terminal() {
@@ -181,49 +150,19 @@ fn parse(json: &str) -> Result<Status, Failure> {
 }
 
 async fn fetch(socket: &Path) -> Result<String, Failure> {
-    let nobody = |error: io::Error| {
-        let dead = match error.kind() {
-            io::ErrorKind::ConnectionRefused => " (a dead agent's socket)",
-            io::ErrorKind::PermissionDenied => " (you need the socket's group, or sudo)",
-            _ => "",
-        };
-        Failure::Nobody(format!(
-            "no agent answers on {}: {error}{dead}. Is it running? Try: systemctl status sonde, \
-             or sonde run --config FILE",
-            socket.display()
-        ))
+    let request = Request {
+        method: "GET",
+        path: "/status",
+        headers: &[],
+        body: b"",
     };
-    let mut stream = UnixStream::connect(socket).await.map_err(nobody)?;
-    let request = b"GET /status HTTP/1.1\r\nHost: sonde\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.map_err(nobody)?;
-    let mut answer = Vec::new();
-    stream
-        .take(MOST + 1)
-        .read_to_end(&mut answer)
-        .await
-        .map_err(nobody)?;
-    if answer.is_empty() {
-        return Err(nobody(io::ErrorKind::UnexpectedEof.into()));
-    }
-    body(answer)
-}
-
-/// The agent answers with a length and closes: what follows the head is the body.
-fn body(answer: Vec<u8>) -> Result<String, Failure> {
+    let reply = client::send(socket, &request).await?;
     let nonsense = |why: &str| Failure::Nonsense(format!("the answer is not a status: {why}"));
-    if answer.len() as u64 > MOST {
-        return Err(nonsense("it does not end"));
+    if reply.status != 200 {
+        let why = format!("HTTP {}: {}", reply.status, reply.error());
+        return Err(nonsense(&why));
     }
-    let text = String::from_utf8(answer).map_err(|_| nonsense("not UTF-8"))?;
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| nonsense("not HTTP"))?;
-    let first = head.lines().next().unwrap_or_default();
-    if first.starts_with("HTTP/1.1 200") {
-        Ok(body.to_owned())
-    } else {
-        Err(nonsense(&format!("{first}: {body}")))
-    }
+    String::from_utf8(reply.body).map_err(|_| nonsense("not UTF-8"))
 }
 
 #[cfg(test)]
@@ -239,43 +178,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_or_missing_socket_is_nobody_with_advice() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        for _ in 0..2 {
-            match fetch(&path).await {
-                Err(Failure::Nobody(words)) => assert!(words.contains("systemctl status sonde")),
-                other => panic!("{other:?}"),
-            }
-            // The second time: a dead agent's socket.
-            drop(std::os::unix::net::UnixListener::bind(&path).ok());
-        }
-    }
-
-    #[tokio::test]
     async fn a_real_door_is_read_and_understood() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let stop = tokio_util::sync::CancellationToken::new();
-        let door = crate::door::bind(&path).await.unwrap();
+        let door = crate::door::bind(&path, "paths.status_socket")
+            .await
+            .unwrap();
         let task = crate::door::spawn(door, std::sync::Arc::new(sample::fine), stop.clone());
         let status = parse(&fetch(&path).await.unwrap()).unwrap();
         assert_eq!(status.device.id, "gw-42");
         stop.cancel();
         task.await.unwrap();
+        assert!(matches!(fetch(&path).await, Err(Failure::Unreachable(_))));
     }
 
     #[test]
     fn nonsense_is_refused() {
-        let huge = vec![b'a'; MOST as usize + 1];
-        for answer in [
-            huge,
-            b"hello".to_vec(),
-            vec![0xff],
-            b"HTTP/1.1 500 no\r\n\r\nx".to_vec(),
-        ] {
-            assert!(matches!(body(answer), Err(Failure::Nonsense(_))));
-        }
         for json in [
             "",
             "[]",

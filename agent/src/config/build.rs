@@ -55,11 +55,17 @@ pub(super) fn defaults(env: &Env, settings: &mut Settings, problems: &mut Proble
         (None, None) => {}
     }
     if let Some(Value::Path(runtime)) = settings.get("paths.runtime") {
-        let socket = Value::Path(runtime.join("status.sock"));
+        let status = Value::Path(runtime.join("status.sock"));
+        let local = Value::Path(runtime.join("sonde.sock"));
         settings.fill(
             "paths.status_socket",
-            socket,
+            status,
             Origin::Found("status.sock in paths.runtime"),
+        );
+        settings.fill(
+            "paths.socket",
+            local,
+            Origin::Found("sonde.sock in paths.runtime"),
         );
     }
     let otlp = settings.get("uplink.otlp.endpoint").cloned();
@@ -244,6 +250,7 @@ impl Builder<'_> {
                 state: self.path("paths.state").unwrap_or_default(),
                 runtime: self.path("paths.runtime").unwrap_or_default(),
                 status_socket: self.path("paths.status_socket").unwrap_or_default(),
+                socket: self.path("paths.socket").unwrap_or_default(),
                 root: self.path("paths.root").unwrap_or_default(),
             },
             clock: match self.text("clock.trust").unwrap_or_default().as_str() {
@@ -398,14 +405,26 @@ impl Builder<'_> {
                 "what is in memory must fit on flash when the link is down".into(),
             );
         }
-        let socket = config.paths.status_socket.as_os_str().len();
-        if socket > SOCKET_PATH_MAX {
+        for (key, socket) in [
+            ("paths.status_socket", &config.paths.status_socket),
+            ("paths.socket", &config.paths.socket),
+        ] {
+            let length = socket.as_os_str().len();
+            if length > SOCKET_PATH_MAX {
+                error(
+                    key,
+                    format!("is {length} bytes long"),
+                    format!(
+                        "a socket's path has at most {SOCKET_PATH_MAX}; set a shorter paths.runtime or {key}"
+                    ),
+                );
+            }
+        }
+        if config.paths.socket == config.paths.status_socket {
             error(
-                "paths.status_socket",
-                format!("is {socket} bytes long"),
-                format!(
-                    "a socket's path has at most {SOCKET_PATH_MAX}; set a shorter paths.runtime or paths.status_socket"
-                ),
+                "paths.socket",
+                "is the same as paths.status_socket".into(),
+                "give each a name of its own".into(),
             );
         }
         for (signal, names) in [

@@ -200,6 +200,13 @@ pub static KEYS: &[Key] = &[
         "\"/run/sonde/status.sock\"",
         "Where `sonde status` asks; at most 107 bytes.",
     ),
+    without(
+        "paths.socket",
+        Kind::Path,
+        "sonde.sock in paths.runtime",
+        "\"/run/sonde/sonde.sock\"",
+        "Where local programs send telemetry and messages; at most 107 bytes.",
+    ),
     with(
         "paths.root",
         Kind::Path,

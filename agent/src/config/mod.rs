@@ -95,6 +95,8 @@ pub struct Paths {
     pub runtime: PathBuf,
     /// `status.sock`, read only.
     pub status_socket: PathBuf,
+    /// `sonde.sock`: where local programs send telemetry and messages.
+    pub socket: PathBuf,
     /// Where `/proc`, `/sys` and `/etc` are looked for; `/` but in tests.
     pub root: PathBuf,
 }
@@ -369,21 +371,37 @@ fn gather(file: Option<&Path>, env: &Env) -> (Settings, Vec<PathBuf>, Problems) 
 /// its like. A file that is wrong or unreadable gives what could be read of it:
 /// asking how the agent is must not depend on the file being right.
 pub fn status_socket(file: Option<&Path>, env: &Env) -> PathBuf {
+    socket(file, env, STATUS)
+}
+
+/// Where a running agent of this configuration takes what local programs send;
+/// for `sonde publish` and its like. As forgiving as [`status_socket`].
+pub fn local_socket(file: Option<&Path>, env: &Env) -> PathBuf {
+    socket(file, env, LOCAL)
+}
+
+/// A socket's key, and where the installed service has it.
+type Socket = (&'static str, &'static str);
+
+const STATUS: Socket = ("paths.status_socket", "/run/sonde/status.sock");
+const LOCAL: Socket = ("paths.socket", "/run/sonde/sonde.sock");
+
+fn socket(file: Option<&Path>, env: &Env, which: Socket) -> PathBuf {
     let mut settings = gather(file, env).0;
     let in_file = |key: &str| {
         let setting = settings.0.get(key);
         setting.is_some_and(|setting| matches!(setting.origin, Origin::File(_)))
     };
-    let places = ["paths.status_socket", "paths.runtime", "paths.state"];
+    let places = [which.0, "paths.runtime", "paths.state"];
     if !places.into_iter().any(in_file) {
-        return default_status_socket(env);
+        return default_socket(env, which);
     }
-    match settings.0.remove("paths.status_socket") {
+    match settings.0.remove(which.0) {
         Some(Setting {
             value: Value::Path(socket),
             ..
         }) => socket,
-        _ => default_status_socket(env),
+        _ => default_socket(env, which),
     }
 }
 
@@ -391,10 +409,14 @@ pub fn status_socket(file: Option<&Path>, env: &Env) -> PathBuf {
 /// the user that the service runs as, so the service's own place is next if
 /// there is nothing at this user's.
 pub fn default_status_socket(env: &Env) -> PathBuf {
-    let service = PathBuf::from("/run/sonde/status.sock");
+    default_socket(env, STATUS)
+}
+
+fn default_socket(env: &Env, (key, service): Socket) -> PathBuf {
+    let service = PathBuf::from(service);
     let mut settings = Settings::default();
     build::defaults(env, &mut settings, &mut Problems::default());
-    match settings.0.remove("paths.status_socket") {
+    match settings.0.remove(key) {
         Some(Setting {
             value: Value::Path(own),
             ..

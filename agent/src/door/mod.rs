@@ -1,15 +1,17 @@
-//! The Unix socket through which local programs and the CLI reach the agent.
+//! The Unix sockets through which local programs and the CLI reach the agent.
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works as well as `sonde status`.
-//! This door only tells: `GET /status` (JSON, schema 1), `GET /metrics`
-//! (Prometheus text 0.0.4), `GET /` (this list). Requests with a body are refused.
+//! `status.sock` only tells: `GET /status` (JSON, schema 1), `GET /metrics`
+//! (Prometheus text 0.0.4), `GET /` (this list); requests with a body are
+//! refused. `sonde.sock` takes what local programs send: [`local`].
 //!
-//! Nobody can hold the agent up through it: a permit is taken before a
+//! Nobody can hold the agent up through them: a permit is taken before a
 //! connection is accepted, a head must arrive in time and fit, a connection has
 //! a deadline as a whole, and so has the drain at shutdown. One connection
-//! carries one request unless [`Limits::keep_alive`] says otherwise.
+//! carries one request unless [`Limits::keep_alive`] says otherwise; when
+//! connections run short, those that are kept are closed after their answer.
 //!
-//! What is answered is a [`Routes`]; where it is heard a [`Door`]: a second
+//! What is answered is a [`Routes`]; where it is heard a [`Door`]: another
 //! socket with other routes is one more [`serve`].
 
 use std::convert::Infallible;
@@ -25,20 +27,21 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{self, Status};
 
+pub mod body;
+pub mod local;
 pub mod metrics;
 mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use socket::{Door, DoorError, bind};
+pub use socket::{Door, DoorError, Place, Stream, bind};
 
 /// A future in a box, as object-safe traits need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -77,8 +80,10 @@ pub struct Limits {
     pub head: Duration,
     /// Bytes of a head; at least 8192, hyper's own minimum.
     pub head_bytes: usize,
-    /// A connection as a whole.
+    /// A connection as a whole; then it may finish the request it is in.
     pub connection: Duration,
+    /// For that last request.
+    pub last_request: Duration,
     /// For connections that are open at shutdown.
     pub drain: Duration,
     /// More than one request a connection.
@@ -94,10 +99,26 @@ impl Default for Limits {
             head: Duration::from_secs(2),
             head_bytes: 8192,
             connection: Duration::from_secs(10),
+            last_request: Duration::ZERO,
             drain: Duration::from_secs(1),
             keep_alive: false,
         }
     }
+}
+
+impl Limits {
+    /// For programs that send again and again: they keep their connections,
+    /// for less long than the 60 s after which many send metrics, since one
+    /// that idles takes the place of another program's.
+    pub const LOCAL: Self = Self {
+        connections: 16,
+        head: Duration::from_secs(15),
+        head_bytes: 8192,
+        connection: Duration::from_secs(600),
+        last_request: Duration::from_secs(15),
+        drain: Duration::from_secs(1),
+        keep_alive: true,
+    };
 }
 
 /// The longest that putting a status together may take.
@@ -114,8 +135,9 @@ pub fn spawn(door: Door, source: Arc<dyn Snapshot>, stop: CancellationToken) -> 
 }
 
 /// Answers on `door` until `stop`, then drains.
-pub async fn serve<R: Routes>(door: Door, routes: Arc<R>, limits: Limits, stop: CancellationToken) {
+pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let crowded = Arc::new(Notify::new());
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -129,11 +151,16 @@ pub async fn serve<R: Routes>(door: Door, routes: Arc<R>, limits: Limits, stop: 
         };
         match accepted {
             Ok(stream) => {
-                let conversation = converse(stream, Arc::clone(&routes), limits, stop.clone());
+                let (routes, stop) = (Arc::clone(&routes), stop.clone());
+                let crowd = Arc::clone(&crowded);
                 connections.spawn(async move {
-                    conversation.await;
+                    converse(stream, routes, limits, stop, &crowd).await;
                     drop(permit);
                 });
+                // The next one would wait: those who only keep theirs make room.
+                if limits.keep_alive && permits.available_permits() == 0 {
+                    crowded.notify_waiters();
+                }
             }
             Err(error) => {
                 log::warn!("{}: no connection accepted: {error}", door.path().display());
@@ -166,11 +193,12 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn converse<R: Routes>(
-    stream: UnixStream,
-    routes: Arc<R>,
+async fn converse(
+    stream: Stream,
+    routes: Arc<dyn Routes>,
     limits: Limits,
     stop: CancellationToken,
+    crowded: &Notify,
 ) {
     let service = service_fn(|request| {
         let routes = Arc::clone(&routes);
@@ -185,14 +213,15 @@ async fn converse<R: Routes>(
     let whole = async {
         let mut connection = pin!(connection);
         tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => {}
+            () = crowded.notified() => {}
+            () = sleep(limits.connection) => {}
         }
+        connection.as_mut().graceful_shutdown();
+        connection.await
     };
-    match timeout(limits.connection, whole).await {
+    match timeout(limits.connection + limits.last_request, whole).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("a client of the door left or erred: {error}"),
         Err(_) => log::debug!("a client of the door was too slow and was dropped"),

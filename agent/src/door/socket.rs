@@ -11,6 +11,7 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -22,6 +23,15 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// Owner and group may ask, nobody else: a status names the network's hosts.
 const MODE: u32 = 0o660;
+
+/// What a connection can do.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A client's connection, whatever it came through: one type, so that HTTP is
+/// compiled once.
+pub type Stream = Box<dyn Io>;
 
 /// A socket that listens. Dropping it closes it and removes its file.
 #[derive(Debug)]
@@ -36,38 +46,49 @@ pub struct Door {
 #[derive(Debug)]
 pub enum DoorError {
     /// Another agent answers on this path.
-    Alive(PathBuf),
+    Alive(Place),
     /// Something that is no socket is there; it is left alone.
-    NotASocket(PathBuf),
+    NotASocket(Place),
     /// Longer than a socket's path may be.
-    TooLong(PathBuf),
+    TooLong(Place),
     /// What was tried on the path, and how it failed.
-    Io(&'static str, PathBuf, io::Error),
+    Io(&'static str, Place, io::Error),
+}
+
+/// Where a door was to be, and the key that can move it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The socket, or its folder.
+    pub path: PathBuf,
+    /// `paths.status_socket` or `paths.socket`.
+    pub key: &'static str,
 }
 
 impl fmt::Display for DoorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Alive(place)
+        | Self::NotASocket(place)
+        | Self::TooLong(place)
+        | Self::Io(_, place, _)) = self;
+        let (path, key) = (place.path.display(), place.key);
         match self {
-            Self::Alive(path) => write!(
+            Self::Alive(_) => write!(
                 f,
-                "another agent answers on {}: stop it, or give this one its own paths.status_socket",
-                path.display()
+                "another agent answers on {path}: stop it, or give this one its own {key}"
             ),
-            Self::NotASocket(path) => write!(
+            Self::NotASocket(_) => write!(
                 f,
-                "{} exists and is not a socket: move it away, or set paths.status_socket",
-                path.display()
+                "{path} exists and is not a socket: move it away, or set {key}"
             ),
-            Self::TooLong(path) => write!(
+            Self::TooLong(place) => write!(
                 f,
-                "{} is too long for a socket ({} bytes, at most {PATH_MAX}): set a shorter paths.status_socket",
-                path.display(),
-                path.as_os_str().len()
+                "{path} is too long for a socket ({} bytes, at most {PATH_MAX}): set a shorter {key}",
+                place.path.as_os_str().len()
             ),
-            Self::Io(tried, path, error) => {
-                write!(f, "could not {tried} {}: {error}", path.display())?;
+            Self::Io(tried, _, error) => {
+                write!(f, "could not {tried} {path}: {error}")?;
                 if error.kind() == io::ErrorKind::PermissionDenied {
-                    write!(f, "; let this user write there, or set paths.status_socket")?;
+                    write!(f, "; let this user write there, or set {key}")?;
                 }
                 Ok(())
             }
@@ -77,11 +98,16 @@ impl fmt::Display for DoorError {
 
 impl std::error::Error for DoorError {}
 
-/// Listens on `path`, mode 0660. Makes its folder (0755); takes over the socket of a dead agent.
-pub async fn bind(path: &Path) -> Result<Door, DoorError> {
-    let failed = |tried| move |error| DoorError::Io(tried, path.to_owned(), error);
+/// Listens on `path`, mode 0660. Makes its folder (0755); takes over the socket
+/// of a dead agent. `key` is the one that says so in the configuration.
+pub async fn bind(path: &Path, key: &'static str) -> Result<Door, DoorError> {
+    let at = |path: &Path| Place {
+        path: path.to_owned(),
+        key,
+    };
+    let failed = |tried| move |error| DoorError::Io(tried, at(path), error);
     if path.as_os_str().as_bytes().len() > PATH_MAX {
-        return Err(DoorError::TooLong(path.to_owned()));
+        return Err(DoorError::TooLong(at(path)));
     }
     if let Some(parent) = path
         .parent()
@@ -91,13 +117,13 @@ pub async fn bind(path: &Path) -> Result<Door, DoorError> {
             .recursive(true)
             .mode(0o755)
             .create(parent)
-            .map_err(|error| DoorError::Io("make the folder", parent.to_owned(), error))?;
+            .map_err(|error| DoorError::Io("make the folder", at(parent), error))?;
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(DoorError::NotASocket(path.to_owned()));
+            return Err(DoorError::NotASocket(at(path)));
         }
-        Ok(_) => remove_if_dead(path).await?,
+        Ok(_) => remove_if_dead(at(path)).await?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("look at")(error)),
     }
@@ -112,16 +138,18 @@ pub async fn bind(path: &Path) -> Result<Door, DoorError> {
     })
 }
 
-async fn remove_if_dead(path: &Path) -> Result<(), DoorError> {
-    match timeout(PROBE, UnixStream::connect(path)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|error| DoorError::Io("replace the dead socket", path.to_owned(), error)),
+async fn remove_if_dead(place: Place) -> Result<(), DoorError> {
+    match timeout(PROBE, UnixStream::connect(&place.path)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(&place.path)
+                .map_err(|error| DoorError::Io("replace the dead socket", place, error))
+        }
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(DoorError::Io("ask who answers on", path.to_owned(), error))
+            Err(DoorError::Io("ask who answers on", place, error))
         }
         // Answered, or its queue is full: somebody lives there.
-        _ => Err(DoorError::Alive(path.to_owned())),
+        _ => Err(DoorError::Alive(place)),
     }
 }
 
@@ -132,8 +160,9 @@ impl Door {
     }
 
     /// The next client. Dropping the future loses none.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok(Box::new(stream))
     }
 }
 

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 
 use super::*;
 use crate::status::sample;
@@ -17,7 +18,7 @@ struct Rig {
 async fn rig(limits: Limits) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/sonde/status.sock");
-    let door = bind(&path).await.unwrap();
+    let door = bind(&path, "paths.status_socket").await.unwrap();
     let stop = CancellationToken::new();
     let source: Arc<dyn Snapshot> = Arc::new(sample::link_down);
     let routes = Arc::new(ReadOnly { source });
@@ -162,10 +163,10 @@ async fn a_dead_agents_socket_is_replaced_and_a_live_one_is_not() {
     let path = dir.path().join("status.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "a dead socket stays behind");
-    let door = bind(&path).await.unwrap();
+    let door = bind(&path, "paths.status_socket").await.unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    let refused = bind(&path).await.unwrap_err();
+    let refused = bind(&path, "paths.status_socket").await.unwrap_err();
     assert!(refused.to_string().contains("another agent answers on"));
     // What a later agent put there is left alone.
     std::fs::remove_file(&path).unwrap();
@@ -184,7 +185,10 @@ async fn impossible_paths_say_what_to_do() {
         (dir.path().join("x".repeat(120)), "too long"),
         (file.join("below"), "could not make the folder"),
     ] {
-        let error = bind(&path).await.unwrap_err().to_string();
+        let error = bind(&path, "paths.status_socket")
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
@@ -201,7 +205,11 @@ async fn a_status_that_never_comes_is_an_answer_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let stop = CancellationToken::new();
-    let task = spawn(bind(&path).await.unwrap(), Arc::new(Never), stop.clone());
+    let task = spawn(
+        bind(&path, "paths.status_socket").await.unwrap(),
+        Arc::new(Never),
+        stop.clone(),
+    );
     assert!(get(&path, "/status").await.starts_with("HTTP/1.1 503"));
     stop.cancel();
     task.await.unwrap();

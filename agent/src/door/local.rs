@@ -1,0 +1,67 @@
+//! What `sonde.sock` answers: a path each to the module that handles it.
+//!
+//! A program that may write to the socket may send; who that is, the socket's
+//! mode and group say. Whatever is answered 2xx has been accepted under the
+//! rules that its path documents.
+
+use http::{Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::{Answer, Boxed, Routes, refusal, text};
+
+/// What the handlers need.
+pub struct LocalRoutes {}
+
+/// One line of the list that `GET /` gives.
+struct Path {
+    method: Method,
+    path: &'static str,
+    about: &'static str,
+}
+
+/// Every path, as people read it.
+const PATHS: &[Path] = &[Path {
+    method: Method::GET,
+    path: "/",
+    about: "this list",
+}];
+
+impl Routes for LocalRoutes {
+    fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer> {
+        Box::pin(async move {
+            if let Some(wrong) = misdirected(request.method(), request.uri().path()) {
+                return wrong;
+            }
+            list()
+        })
+    }
+}
+
+/// The refusal, if no path takes such a request.
+fn misdirected(method: &Method, path: &str) -> Option<Answer> {
+    let Some(known) = PATHS.iter().find(|known| known.path == path) else {
+        return Some(refusal(
+            StatusCode::NOT_FOUND,
+            "no such path; GET / lists what there is",
+        ));
+    };
+    if known.method == *method {
+        return None;
+    }
+    let mut answer = refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("this path takes {} only", known.method),
+    );
+    if let Ok(allow) = header::HeaderValue::from_str(known.method.as_str()) {
+        answer.headers_mut().insert(header::ALLOW, allow);
+    }
+    Some(answer)
+}
+
+fn list() -> Answer {
+    let line = |known: &Path| {
+        let method = known.method.as_str();
+        format!("{method:<4} {:<12} {}\n", known.path, known.about)
+    };
+    text(PATHS.iter().map(line).collect::<String>())
+}
