@@ -5,7 +5,7 @@
 //! ```text
 //! gauge ─► sampler ─► recorder ─┐
 //! trace, journal ───────────────┼─► otlp ─► spool ─► uplink ─► collector, broker
-//!                               ┘
+//! work (jobs), as spans ────────┘
 //! every owner ─► status ─► door ─► cli
 //! ```
 //!
@@ -37,3 +37,4 @@ pub mod spool;
 pub mod status;
 pub mod trace;
 pub mod uplink;
+pub mod work;

@@ -37,8 +37,8 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Ways out.
     pub uplinks: Vec<UplinkStatus>,
-    /// Configured work; empty until jobs exist.
-    pub jobs: Vec<serde_json::Value>,
+    /// Configured work.
+    pub jobs: Vec<JobStatus>,
     /// What was loaded.
     pub config: ConfigStatus,
     /// What an operator should know first, worst first; empty: fine.
@@ -332,6 +332,60 @@ pub struct HeldStatus {
     pub since_s: f64,
     /// Items of it that wait.
     pub pending_items: u64,
+}
+
+/// One job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobStatus {
+    /// Name.
+    pub name: String,
+    /// Whether a command may start it.
+    pub remote: bool,
+    /// Seconds from one scheduled run to the next; absent: it has no schedule.
+    pub every_s: Option<f64>,
+    /// Seconds until the next one.
+    pub next_run_s: Option<f64>,
+    /// Runs under way.
+    pub running: u64,
+    /// Runs that wait for their turn.
+    pub waiting: u64,
+    /// Runs that ended since the start, by outcome: `succeeded`, `failed` (exit
+    /// code), `signalled`, `timed_out`, `not_started`, `interrupted`.
+    pub runs: BTreeMap<String, u64>,
+    /// Orders that were refused since the start, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// CPU seconds of all runs that ended, as far as they are known.
+    pub cpu_s: f64,
+    /// What keeps runs apart: `cgroup`, or `process group: …` and why there is
+    /// no cgroup; empty until the first run.
+    pub isolation: String,
+    /// The run that ended last.
+    pub last: Option<RunStatus>,
+}
+
+/// A run that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunStatus {
+    /// As in [`JobStatus::runs`].
+    pub outcome: String,
+    /// The same in words.
+    pub message: String,
+    /// Exit code, if it ended by itself.
+    pub exit_code: Option<i32>,
+    /// Wall time of its end.
+    pub ended_unix_ns: u64,
+    /// Seconds since.
+    pub ago_s: f64,
+    /// Seconds that it took.
+    pub duration_s: f64,
+    /// CPU seconds.
+    pub cpu_s: Option<f64>,
+    /// The most memory that it had.
+    pub peak_memory_bytes: Option<u64>,
+    /// Its trace.
+    pub trace_id: String,
 }
 
 /// `config`

@@ -36,8 +36,8 @@ mod url;
 mod value;
 
 pub use env::{Env, VARIABLES};
-pub(crate) use problem::suggest;
 pub use problem::{Origin, Place, Problem, Problems, Severity};
+pub(crate) use problem::{quoted, suggest};
 pub use reader::{Setting, Settings};
 pub use url::Url;
 pub use value::{Kind, Value, Wrong};

@@ -219,7 +219,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// Text from outside inside a message: quoted, escaped, cut to 60 characters.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for (index, c) in text.chars().enumerate() {
         if index == 60 {
