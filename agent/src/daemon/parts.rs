@@ -169,7 +169,7 @@ impl Uplinks {
             running.push((UplinkName::Otlp, uplink));
         }
         if let Some(mqtt) = &config.mqtt {
-            let uplink = mqtt::spawn(mqtt.clone(), world);
+            let uplink = mqtt::spawn(mqtt.clone(), world, None);
             running.push((UplinkName::Mqtt, uplink));
         }
         roster.set(running.iter().map(|(_, uplink)| uplink.status.clone()));

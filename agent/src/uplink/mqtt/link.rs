@@ -14,6 +14,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::inbox::{Inbox, Subscribed};
 use super::packet;
 use super::piece::{Piece, PieceId};
 use super::reason::{End, Reaction};
@@ -58,6 +59,7 @@ pub(super) async fn run<S, F>(
     plan: &Plan,
     attempt: &Attempt,
     frames: &mut F,
+    inbox: &mut Inbox,
     stop: &Stop,
 ) -> End
 where
@@ -81,7 +83,8 @@ where
         drained: false,
         look_at: Instant::now() + LOOK,
     };
-    let end = match link.drive(frames, stop).await {
+    inbox.begin();
+    let end = match link.drive(frames, inbox, stop).await {
         Ok(()) => End::finished(),
         // Everything was delivered before the goodbye: what happens to that is no trouble.
         Err(_) if link.session.leaving() => End::finished(),
@@ -92,6 +95,7 @@ where
             end
         }
     };
+    inbox.told(Subscribed::No);
     link.farewell(&end).await;
     end
 }
@@ -113,6 +117,8 @@ struct Link<'a, R, W> {
 enum Wake {
     Read(io::Result<usize>),
     Written(io::Result<()>),
+    /// A message for us is safe and may be acknowledged.
+    TakenIn(u16),
     Due,
     Ready,
     Finish,
@@ -125,7 +131,12 @@ where
     W: AsyncWrite + Unpin,
 {
     /// `Ok`: we left as we wanted.
-    async fn drive<F: Frames>(&mut self, frames: &mut F, stop: &Stop) -> Result<(), End> {
+    async fn drive<F: Frames>(
+        &mut self,
+        frames: &mut F,
+        inbox: &mut Inbox,
+        stop: &Stop,
+    ) -> Result<(), End> {
         loop {
             let finishing = stop.finish.is_cancelled();
             if self.session.gone() && self.out.is_empty() && !self.unflushed {
@@ -134,10 +145,15 @@ where
             if finishing && self.step_out(frames).await {
                 return Ok(());
             }
-            match self.wait(frames, stop, finishing).await {
+            match self.wait(frames, inbox, stop, finishing).await {
                 Wake::Now => return Ok(()),
                 Wake::Finish => {}
-                Wake::Read(got) => self.read(got, frames)?,
+                Wake::Read(got) => self.read(got, frames, inbox)?,
+                Wake::TakenIn(pkid) => {
+                    let now = self.began.elapsed();
+                    self.session.take_in(pkid, now, &mut self.out);
+                    self.unflushed |= !self.out.is_empty();
+                }
                 Wake::Written(done) => done.map_err(|error| self.broken(&error))?,
                 Wake::Due => {
                     self.session.tick(self.began.elapsed(), &mut self.out)?;
@@ -151,7 +167,13 @@ where
         }
     }
 
-    async fn wait<F: Frames>(&mut self, frames: &mut F, stop: &Stop, finishing: bool) -> Wake {
+    async fn wait<F: Frames>(
+        &mut self,
+        frames: &mut F,
+        inbox: &mut Inbox,
+        stop: &Stop,
+        finishing: bool,
+    ) -> Wake {
         let due = (self.began + self.session.wake_at()).min(self.look_at);
         let writing = !self.out.is_empty() || self.unflushed;
         let hungry = !finishing && self.out.is_empty() && self.session.room();
@@ -164,13 +186,19 @@ where
             () = stop.now.cancelled() => Wake::Now,
             got = self.reader.read_buf(&mut self.input), if reading => Wake::Read(got),
             done = write(&mut self.writer, &mut self.out, &mut self.unflushed), if writing => Wake::Written(done),
+            pkid = inbox.acknowledged(), if reading => Wake::TakenIn(pkid),
             () = sleep_until(due) => Wake::Due,
             () = stop.finish.cancelled(), if !finishing => Wake::Finish,
             () = frames.ready(), if hungry => Wake::Ready,
         }
     }
 
-    fn read<F: Frames>(&mut self, got: io::Result<usize>, frames: &mut F) -> Result<(), End> {
+    fn read<F: Frames>(
+        &mut self,
+        got: io::Result<usize>,
+        frames: &mut F,
+        inbox: &Inbox,
+    ) -> Result<(), End> {
         let connecting = self.session.connecting();
         if got.map_err(|error| self.broken(&error))? == 0 {
             return Err(closed(connecting));
@@ -198,6 +226,17 @@ where
                         self.drained = false;
                     }
                     frames.settled(id, verdict);
+                }
+                Some(Change::Arrived(pkid, message)) => {
+                    let let_go = inbox.deliver(pkid, message);
+                    if let_go {
+                        self.session.take_in(pkid, now, &mut self.out);
+                    }
+                }
+                Some(Change::Subscribed(Ok(()))) => inbox.told(Subscribed::Yes),
+                Some(Change::Subscribed(Err(why))) => {
+                    log::warn!("uplink mqtt: no commands: {why}");
+                    inbox.told(Subscribed::Refused(why));
                 }
                 None => {}
             }

@@ -12,6 +12,7 @@
 //! ```text
 //! {prefix}/state                              retained: online, stopped, or (last will) offline
 //! {prefix}/telemetry/{metrics,traces,logs}    OTLP protobuf, gzip marked by `content-encoding`
+//! {prefix}/command/{job}                      in: subscribed to only if a job may be run remotely
 //! ```
 //!
 //! **Why rumqttc's codec and not its client.** Its event loop owns the socket,
@@ -47,6 +48,9 @@ use crate::status::UplinkStatus;
 use crate::trace::Tracer;
 
 mod feed;
+mod inbox;
+#[cfg(test)]
+mod inbox_tests;
 mod link;
 #[cfg(test)]
 mod mosquitto_tests;
@@ -60,7 +64,12 @@ mod session;
 mod tests;
 mod topics;
 
+pub use inbox::{Arrived, Inbound, QUEUE, Receipt, Subscribed};
+pub use packet::Received;
+pub use topics::prefix_of;
+
 use feed::{Feed, Store};
+use inbox::Inbox;
 use link::Frames as _;
 use reason::{End, Reaction};
 use session::{Attempt, Keep, Plan, States};
@@ -73,7 +82,10 @@ const MAX_PASSWORD: u64 = 64 * 1024;
 const LOOK_FOR_CHANGES: Duration = Duration::from_secs(2);
 
 /// Starts the uplink.
-pub fn spawn(config: MqttUplink, world: World) -> Uplink {
+///
+/// `commands`: where commands go, if any are taken; they make the broker keep
+/// a session for this device.
+pub fn spawn(config: MqttUplink, world: World, commands: Option<Inbound>) -> Uplink {
     let World {
         spool,
         clock,
@@ -87,7 +99,7 @@ pub fn spawn(config: MqttUplink, world: World) -> Uplink {
         device_id,
         stop,
     };
-    spawn_on(config, parts, spool)
+    spawn_on(config, parts, spool, commands)
 }
 
 /// The [`World`] without its spool.
@@ -98,7 +110,12 @@ struct Parts {
     stop: Stop,
 }
 
-fn spawn_on<S: Store>(config: MqttUplink, world: Parts, store: S) -> Uplink {
+fn spawn_on<S: Store>(
+    config: MqttUplink,
+    world: Parts,
+    store: S,
+    commands: Option<Inbound>,
+) -> Uplink {
     let now = world.clock.boot_ns();
     // Without randomness waits are still spread by what differs between boots.
     let seed = getrandom::u64().unwrap_or(now);
@@ -121,7 +138,10 @@ fn spawn_on<S: Store>(config: MqttUplink, world: Parts, store: S) -> Uplink {
         required: config.delivery.required,
         ..UplinkStatus::default()
     });
-    let plan = plan(&config, &world.device_id);
+    let mut plan = plan(&config, &world.device_id);
+    if let Some(commands) = &commands {
+        plan.keep = Keep::Seconds(commands.session_expiry);
+    }
     let clock = world.clock.clone();
     let attempts = Attempts::new(
         world.tracer.clone(),
@@ -143,6 +163,7 @@ fn spawn_on<S: Store>(config: MqttUplink, world: Parts, store: S) -> Uplink {
         world,
         without_retain: false,
         one_by_one: false,
+        inbox: Inbox::new(commands),
     };
     let task = tokio::spawn(uplink.run(feed));
     Uplink { status, task }
@@ -174,6 +195,8 @@ struct Mqtt {
     /// Learned from this broker.
     without_retain: bool,
     one_by_one: bool,
+    /// What comes to us.
+    inbox: Inbox,
 }
 
 impl Mqtt {
@@ -238,7 +261,8 @@ impl Mqtt {
         let end = match self.dial().await {
             Ok((stream, attempt)) => {
                 let stop = &self.world.stop;
-                let run = pin!(link::run(stream, &self.plan, &attempt, feed, stop));
+                let inbox = &mut self.inbox;
+                let run = pin!(link::run(stream, &self.plan, &attempt, feed, inbox, stop));
                 run.await
             }
             Err(end) => end,

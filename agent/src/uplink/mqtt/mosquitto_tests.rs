@@ -337,7 +337,7 @@ fn start(config: MqttUplink, memory: &Memory) -> Running {
         stop: stop.clone(),
     };
     Running {
-        uplink: spawn_on(config, world, memory.clone()),
+        uplink: spawn_on(config, world, memory.clone(), None),
         stop,
     }
 }

@@ -20,8 +20,9 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAckProperties, Connect, ConnectProperties, Disconnect, LastWill, LastWillProperties, Login,
-    Packet, PingReq, PubAck, Publish, PublishProperties, check,
+    ConnAckProperties, Connect, ConnectProperties, Disconnect, Filter, LastWill,
+    LastWillProperties, Login, Packet, PingReq, PubAck, Publish, PublishProperties,
+    RetainForwardRule, Subscribe, check,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
@@ -29,11 +30,13 @@ use super::piece::Piece;
 use crate::frame::Codec;
 
 /// The largest packet we accept, announced in CONNECT: acknowledgements with
-/// a long reason, no telemetry comes this way.
-pub(super) const MAX_INCOMING: u32 = 16 * 1024;
+/// a long reason, and commands. A broker drops what is larger (MQTT-3.1.2-25),
+/// so that a command with a megabyte of properties never gets here.
+pub(super) const MAX_INCOMING: u32 = 32 * 1024;
 
-/// Publishes the broker may have unacknowledged towards us, announced in CONNECT.
-const RECEIVE_MAXIMUM: u16 = 16;
+/// Publishes the broker may have unacknowledged towards us, announced in
+/// CONNECT: however many commands are sent at once, so many wait here.
+pub(super) const RECEIVE_MAXIMUM: u16 = 16;
 
 /// DISCONNECT that makes the broker forget the last will.
 pub(super) const NORMAL: u8 = 0x00;
@@ -73,6 +76,17 @@ pub(super) enum Incoming {
         pkid: u16,
         /// 0, 1 or 2.
         qos: u8,
+        /// What it says, or why that cannot be read.
+        message: Result<Box<Received>, String>,
+    },
+    /// Answer to SUBSCRIBE.
+    SubAck {
+        /// Which.
+        pkid: u16,
+        /// For its one filter: below 0x80: granted.
+        code: u8,
+        /// Its own words.
+        words: Words,
     },
     /// Answer to PINGREQ.
     PingResp,
@@ -85,6 +99,27 @@ pub(super) enum Incoming {
     },
     /// A packet that no broker may send to this client; its type.
     Unexpected(u8),
+}
+
+/// A message for us, with all that it carries and commands look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Where it was published.
+    pub topic: String,
+    /// What it says.
+    pub payload: Bytes,
+    /// The broker may have sent it before.
+    pub dup: bool,
+    /// It was kept by the broker from some time ago.
+    pub retain: bool,
+    /// Seconds until nobody wants it any more; the broker has taken off what it waited.
+    pub expiry: Option<u32>,
+    /// Where an answer is wanted.
+    pub response_topic: Option<String>,
+    /// What the answer has to repeat.
+    pub correlation: Option<Bytes>,
+    /// User properties in order.
+    pub properties: Vec<(String, String)>,
 }
 
 /// What the broker adds in words; either may be empty.
@@ -199,13 +234,15 @@ fn read(packet: BytesMut) -> Result<Incoming, Malformed> {
                 _ => Words::default(),
             },
         }),
-        (3, _) => match parse(packet)? {
-            Packet::Publish(publish) => Ok(Incoming::Publish {
-                pkid: publish.pkid,
-                qos: publish.qos as u8,
+        (3, body) => match message_head(packet.first().copied().unwrap_or(0), body) {
+            Some((pkid, qos)) => Ok(Incoming::Publish {
+                pkid,
+                qos,
+                message: message(packet),
             }),
-            _ => Ok(Incoming::Unexpected(kind)),
+            None => Err(Malformed("PUBLISH cannot be read".to_owned())),
         },
+        (9, &[high, low, ..]) => sub_ack(u16::from_be_bytes([high, low]), packet),
         (13, _) => Ok(Incoming::PingResp),
         (14, body) => Ok(Incoming::Disconnect {
             code: body.first().copied().unwrap_or(0),
@@ -217,9 +254,57 @@ fn read(packet: BytesMut) -> Result<Incoming, Malformed> {
                 _ => Words::default(),
             },
         }),
-        (2 | 4, _) => Err(Malformed(format!("packet type {kind} is cut short"))),
+        (2 | 4 | 9, _) => Err(Malformed(format!("packet type {kind} is cut short"))),
         _ => Ok(Incoming::Unexpected(kind)),
     }
+}
+
+/// Packet id and quality of service of a PUBLISH. They are needed even where
+/// the rest is malformed: what is not acknowledged comes again for ever.
+fn message_head(first: u8, body: &[u8]) -> Option<(u16, u8)> {
+    let qos = first >> 1 & 3;
+    let &[high, low, ref rest @ ..] = body else {
+        return None;
+    };
+    let after = rest.get(usize::from(u16::from_be_bytes([high, low]))..)?;
+    match (qos, after) {
+        (0, _) => Some((0, 0)),
+        (1 | 2, &[high, low, ..]) if (high, low) != (0, 0) => {
+            Some((u16::from_be_bytes([high, low]), qos))
+        }
+        _ => None,
+    }
+}
+
+fn message(packet: BytesMut) -> Result<Box<Received>, String> {
+    let Packet::Publish(publish) = parse(packet).map_err(|malformed| malformed.0)? else {
+        return Err("it is no PUBLISH".to_owned());
+    };
+    let topic = String::from_utf8(publish.topic.into())
+        .ok()
+        .filter(|topic| !topic.is_empty())
+        .ok_or("its topic is empty or not UTF-8")?;
+    let more = publish.properties.unwrap_or_default();
+    Ok(Box::new(Received {
+        topic,
+        payload: publish.payload,
+        dup: publish.dup,
+        retain: publish.retain,
+        expiry: more.message_expiry_interval,
+        response_topic: more.response_topic,
+        correlation: more.correlation_data,
+        properties: more.user_properties,
+    }))
+}
+
+/// The codec does not know every reason code here either.
+fn sub_ack(pkid: u16, packet: BytesMut) -> Result<Incoming, Malformed> {
+    let code = packet.last().copied().unwrap_or(0x80);
+    let words = match parse(packet) {
+        Ok(Packet::SubAck(ack)) => Words::new(ack.properties.and_then(|p| p.reason_string), None),
+        _ => Words::default(),
+    };
+    Ok(Incoming::SubAck { pkid, code, words })
 }
 
 fn conn_ack(flags: u8, code: u8, packet: BytesMut) -> Result<Incoming, Malformed> {
@@ -378,6 +463,24 @@ pub(super) fn state(
         ..Publish::default()
     };
     append_checked(publish, limit, out)
+}
+
+/// Appends SUBSCRIBE: QoS 1, nothing of our own, and nothing retained: what
+/// was asked for once must not be done at each connection.
+pub(super) fn subscribe(filter: &str, pkid: u16, out: &mut BytesMut) -> Result<(), Malformed> {
+    let filter = Filter {
+        path: filter.to_owned(),
+        qos: QoS::AtLeastOnce,
+        nolocal: true,
+        preserve_retain: false,
+        retain_forward_rule: RetainForwardRule::Never,
+    };
+    let subscribe = Subscribe {
+        pkid,
+        filters: vec![filter],
+        properties: None,
+    };
+    append(&Packet::Subscribe(subscribe), None, out).map(|_| ())
 }
 
 /// Appends PINGREQ.

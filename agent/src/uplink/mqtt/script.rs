@@ -12,6 +12,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+use super::inbox::{Inbound, Inbox};
 use super::link::{Frames, run};
 use super::piece::{Piece, PieceId};
 use super::reason::End;
@@ -231,13 +232,29 @@ pub(super) fn no_properties() -> ConnAckProperties {
 pub(super) async fn meet<S, Fut>(
     plan: Plan,
     attempt: Attempt,
-    mut queue: Queue,
+    queue: Queue,
     script: S,
 ) -> (End, Queue)
 where
     S: FnOnce(Broker, Stop) -> Fut,
     Fut: Future<Output = ()>,
 {
+    meet_with(plan, attempt, queue, None, script).await
+}
+
+/// The same with somebody who takes commands.
+pub(super) async fn meet_with<S, Fut>(
+    plan: Plan,
+    attempt: Attempt,
+    mut queue: Queue,
+    commands: Option<Inbound>,
+    script: S,
+) -> (End, Queue)
+where
+    S: FnOnce(Broker, Stop) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let mut inbox = Inbox::new(commands);
     let (near, far) = duplex(64 * 1024);
     let stop = Stop::default();
     let broker = Broker {
@@ -245,7 +262,10 @@ where
         buffer: BytesMut::new(),
     };
     let script = script(broker, stop.clone());
-    let (end, ()) = tokio::join!(run(near, &plan, &attempt, &mut queue, &stop), script);
+    let (end, ()) = tokio::join!(
+        run(near, &plan, &attempt, &mut queue, &mut inbox, &stop),
+        script
+    );
     (end, queue)
 }
 

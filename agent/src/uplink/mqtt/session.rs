@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::packet::{self, Incoming, Limits, TooLarge, Words};
+use super::packet::{self, Incoming, Limits, RECEIVE_MAXIMUM, Received, TooLarge, Words};
 use super::piece::{Piece, PieceId};
 use super::reason::{self, Answer, End, Reaction};
 use super::topics::Topics;
@@ -63,7 +63,6 @@ pub(super) enum Keep {
     Nothing,
     /// Subscriptions and messages for us, for so many seconds. What is sent
     /// *by* us still lives in the spool only.
-    #[cfg_attr(not(test), expect(dead_code, reason = "commands subscribe with it"))]
     Seconds(u32),
 }
 
@@ -113,6 +112,10 @@ pub(super) enum Change {
     Online,
     /// A piece of a frame is settled.
     Settled(PieceId, Verdict),
+    /// A message came for us: its packet id (0 at QoS 0) and what it says.
+    Arrived(u16, Result<Box<Received>, String>),
+    /// Commands come, or why not.
+    Subscribed(Result<(), String>),
 }
 
 /// The machine.
@@ -132,6 +135,10 @@ pub(super) struct Session<'a> {
     /// A PINGREQ is unanswered.
     pinged: bool,
     ignored: u64,
+    /// Packet ids of messages for us that wait for our acknowledgement.
+    taken: Vec<u16>,
+    /// Of the SUBSCRIBE that is unanswered, and when it was sent.
+    asked: Option<(u16, Duration)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +194,8 @@ impl<'a> Session<'a> {
             sent: Duration::ZERO,
             pinged: false,
             ignored: 0,
+            taken: Vec::new(),
+            asked: None,
         })
     }
 
@@ -251,20 +260,8 @@ impl<'a> Session<'a> {
         match packet {
             Incoming::PubAck { pkid, code, words } => self.acknowledged(pkid, code, &words, out),
             Incoming::PingResp => Ok(None),
-            Incoming::Publish { pkid, qos } => {
-                // Some brokers subscribe clients by themselves. Take it politely, or it is sent for ever.
-                self.ignored = self.ignored.saturating_add(1);
-                if self.ignored == 1 {
-                    log::warn!(
-                        "mqtt: the broker sends messages that nobody here subscribed to; they are ignored"
-                    );
-                }
-                if qos == 1 {
-                    packet::acknowledge(pkid, out);
-                    self.sent = now;
-                }
-                Ok(None)
-            }
+            Incoming::Publish { pkid, qos, message } => self.arrived(pkid, qos, message, now, out),
+            Incoming::SubAck { pkid, code, words } => self.subscribed(pkid, code, &words),
             Incoming::Disconnect { code, words } => self.dismissed(code, &words),
             Incoming::ConnAck { .. } => Err(End::retry(
                 "the broker broke the protocol: a second CONNACK; trying again",
@@ -313,7 +310,104 @@ impl<'a> Session<'a> {
         }
         self.phase = Phase::Online;
         self.announce(self.attempt.states.online.clone(), now, out);
+        self.subscribe(now, out)?;
         Ok(Change::Online)
+    }
+
+    /// Asks for commands, if any are wanted. At each connection: the broker may
+    /// have lost the session, and the answer shows whether it still lets us.
+    fn subscribe(&mut self, now: Duration, out: &mut BytesMut) -> Result<(), End> {
+        if self.plan.keep == Keep::Nothing {
+            return Ok(());
+        }
+        let pkid = self.next_pkid();
+        self.last_pkid = pkid;
+        self.asked = Some((pkid, now));
+        self.sent = now;
+        packet::subscribe(&self.plan.topics.commands, pkid, out)
+            .map_err(|error| End::hold(format!("cannot make a SUBSCRIBE packet: {error}")))
+    }
+
+    /// A refusal costs the commands, never the telemetry.
+    fn subscribed(&mut self, pkid: u16, code: u8, words: &Words) -> Result<Option<Change>, End> {
+        if self.asked.take().map(|(pkid, _)| pkid) != Some(pkid) {
+            return Err(End::retry(
+                "the broker broke the protocol: SUBACK for what was not asked; trying again",
+            ));
+        }
+        let granted = match code {
+            1 => Ok(()),
+            // What it would send could be lost on the way, and could not be acknowledged.
+            0 | 2 => Err(format!(
+                "the broker grants {} at QoS {code} instead of 1",
+                self.plan.topics.commands
+            )),
+            _ => Err(reason::sentence(
+                &format!("the broker refused to send {}", self.plan.topics.commands),
+                code,
+                words,
+                "check its access rules for this client; asked again at the next connect",
+            )),
+        };
+        Ok(Some(Change::Subscribed(granted)))
+    }
+
+    /// A message came. It is ours to acknowledge when [`take_in`](Self::take_in) is called.
+    fn arrived(
+        &mut self,
+        pkid: u16,
+        qos: u8,
+        message: Result<Box<Received>, String>,
+        now: Duration,
+        out: &mut BytesMut,
+    ) -> Result<Option<Change>, End> {
+        if self.leaving() {
+            // Not acknowledged: it comes again when we are back.
+            return Ok(None);
+        }
+        let below = self.plan.topics.commands.trim_end_matches('+');
+        let ours = message.as_ref().is_ok_and(|m| m.topic.starts_with(below));
+        let unreadable = message.is_err();
+        if self.plan.keep == Keep::Nothing || qos > 1 || !(ours || unreadable) {
+            // Some brokers subscribe clients by themselves. Take it politely, or it is sent for ever.
+            self.ignored = self.ignored.saturating_add(1);
+            if self.ignored == 1 {
+                log::warn!(
+                    "mqtt: the broker sends messages that nobody here subscribed to; they are ignored"
+                );
+            }
+            if qos == 1 {
+                packet::acknowledge(pkid, out);
+                self.sent = now;
+            }
+            return Ok(None);
+        }
+        if qos == 1 {
+            if self.taken.contains(&pkid) {
+                // It has been handed on; one acknowledgement is for both.
+                return Ok(None);
+            }
+            if self.taken.len() >= usize::from(RECEIVE_MAXIMUM) {
+                return Err(End::retry(format!(
+                    "the broker broke the protocol: more than {RECEIVE_MAXIMUM} messages \
+                     unacknowledged, the limit that we announced; trying again"
+                )));
+            }
+            self.taken.push(pkid);
+        }
+        Ok(Some(Change::Arrived(pkid, message)))
+    }
+
+    /// Acknowledges a message that is safe now.
+    pub(super) fn take_in(&mut self, pkid: u16, now: Duration, out: &mut BytesMut) {
+        let at = self.taken.iter().position(|taken| *taken == pkid);
+        if let Some(at) = at
+            && matches!(self.phase, Phase::Online | Phase::Leaving)
+        {
+            self.taken.swap_remove(at);
+            packet::acknowledge(pkid, out);
+            self.sent = now;
+        }
     }
 
     /// Puts a payload on the state topic; `false`: the broker would not take it.
@@ -381,7 +475,8 @@ impl<'a> Session<'a> {
         let mut pkid = self.last_pkid;
         loop {
             pkid = pkid.checked_add(1).unwrap_or(1);
-            if !self.flight.iter().any(|flight| flight.pkid == pkid) {
+            let asked = self.asked.is_some_and(|(asked, _)| asked == pkid);
+            if !asked && !self.flight.iter().any(|flight| flight.pkid == pkid) {
                 return pkid;
             }
         }
@@ -493,6 +588,12 @@ impl<'a> Session<'a> {
                 timeout.as_secs()
             )));
         }
+        if self.asked.is_some_and(|(_, at)| now >= at + timeout) {
+            return Err(End::retry(format!(
+                "the broker did not answer SUBSCRIBE within {} s; trying again",
+                timeout.as_secs()
+            )));
+        }
         if now >= self.ping_at() {
             packet::ping(out);
             self.pinged = true;
@@ -506,9 +607,11 @@ impl<'a> Session<'a> {
         if self.phase == Phase::Connecting {
             return self.plan.timeout;
         }
-        let acknowledged = self.flight.front().map(|f| f.sent + self.plan.timeout);
+        let oldest = self.flight.front().map(|f| f.sent);
+        let asked = self.asked.map(|(_, at)| at);
         let next = self.silence_ends().min(self.ping_at());
-        acknowledged.map_or(next, |at| at.min(next))
+        let waiting = [oldest, asked].into_iter().flatten();
+        waiting.fold(next, |next, sent| next.min(sent + self.plan.timeout))
     }
 
     fn silence_ends(&self) -> Duration {

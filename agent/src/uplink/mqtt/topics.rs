@@ -1,4 +1,5 @@
-//! Where messages go: `{prefix}/state` and `{prefix}/telemetry/{signal}`.
+//! Where messages go: `{prefix}/state` and `{prefix}/telemetry/{signal}`; and
+//! where commands come: `{prefix}/command/{job}`.
 //!
 //! A device id may hold anything; a topic level may not. What would change the
 //! topic's shape (`/`), make it invalid (`+`, `#`, control characters) or
@@ -20,19 +21,27 @@ const DEVICE_ID: &str = "{device.id}";
 pub(super) struct Topics {
     /// Birth and last will, retained.
     pub(super) state: String,
+    /// What is subscribed to, should commands be taken: one level below is a job.
+    pub(super) commands: String,
     metrics: String,
     traces: String,
     logs: String,
 }
 
+/// The device's prefix, its id put in; slashes at its end don't count.
+pub fn prefix_of(prefix: &str, device_id: &str) -> String {
+    let prefix = prefix.replace(DEVICE_ID, &safe_level(device_id));
+    prefix.trim_end_matches('/').to_owned()
+}
+
 impl Topics {
     /// Puts `device_id` into `prefix`; slashes at the prefix's end don't count.
     pub(super) fn new(prefix: &str, device_id: &str) -> Self {
-        let prefix = prefix.replace(DEVICE_ID, &safe_level(device_id));
-        let prefix = prefix.trim_end_matches('/');
+        let prefix = prefix_of(prefix, device_id);
         let telemetry = |signal: Signal| format!("{prefix}/telemetry/{}", signal.as_str());
         Self {
             state: format!("{prefix}/state"),
+            commands: format!("{prefix}/command/+"),
             metrics: telemetry(Signal::Metrics),
             traces: telemetry(Signal::Traces),
             logs: telemetry(Signal::Logs),

@@ -1,0 +1,142 @@
+//! What comes to us: commands, handed on without a wait and acknowledged when
+//! whoever took them says so.
+//!
+//! Bounds: at QoS 1 the broker has at most
+//! [`RECEIVE_MAXIMUM`](super::packet::RECEIVE_MAXIMUM) of them unacknowledged,
+//! which is the queue's length, so that none is ever turned away here. At QoS 0
+//! nothing holds a broker back; what does not fit is counted and gone, as QoS 0
+//! allows.
+//!
+//! An acknowledgement belongs to the connection that the message came by. What
+//! is not acknowledged when that ends, the broker sends again on the next.
+
+use tokio::sync::{mpsc, watch};
+
+use super::packet::{RECEIVE_MAXIMUM, Received};
+
+/// The length of the queue from here to whoever takes commands.
+pub const QUEUE: usize = RECEIVE_MAXIMUM as usize * 2;
+
+/// A message that came, and the way to acknowledge it.
+#[derive(Debug)]
+pub struct Arrived {
+    /// What it says.
+    pub message: Received,
+    /// To be used once it is safe.
+    pub receipt: Receipt,
+}
+
+/// Lets the broker forget a message. Dropped unused, the broker keeps it and
+/// sends it again after the next connect.
+#[derive(Debug)]
+pub struct Receipt {
+    pkid: u16,
+    to: Option<mpsc::Sender<u16>>,
+}
+
+impl Receipt {
+    /// A message of QoS 0, which nobody waits to hear of.
+    pub fn none() -> Self {
+        Self { pkid: 0, to: None }
+    }
+
+    /// It is safe here. Nothing happens if its connection has ended.
+    pub fn acknowledge(self) {
+        if let Some(to) = self.to {
+            // It holds as many as the broker may have unacknowledged.
+            let _ = to.try_send(self.pkid);
+        }
+    }
+}
+
+/// What came of asking for commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Subscribed {
+    /// Not yet, or the connection is gone.
+    #[default]
+    No,
+    /// Commands come.
+    Yes,
+    /// The broker said no, in words.
+    Refused(String),
+}
+
+/// What whoever takes commands gives the uplink.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// Seconds the broker keeps commands for us while there is no connection.
+    pub session_expiry: u32,
+    /// Where they go; holds [`QUEUE`].
+    pub to: mpsc::Sender<Arrived>,
+    /// Whether any come.
+    pub subscribed: watch::Sender<Subscribed>,
+    /// How many were dropped here: QoS 0 beyond the queue, and what could not be read.
+    pub dropped: watch::Sender<u64>,
+}
+
+/// One uplink's side of it, from connection to connection.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    to: Option<Inbound>,
+    receipts: mpsc::Sender<u16>,
+    acks: mpsc::Receiver<u16>,
+}
+
+impl Inbox {
+    pub(super) fn new(to: Option<Inbound>) -> Self {
+        let (receipts, acks) = mpsc::channel(usize::from(RECEIVE_MAXIMUM));
+        Self { to, receipts, acks }
+    }
+
+    /// A new connection: acknowledgements of the last one count no more.
+    pub(super) fn begin(&mut self) {
+        (self.receipts, self.acks) = mpsc::channel(usize::from(RECEIVE_MAXIMUM));
+        self.told(Subscribed::No);
+    }
+
+    /// What came of SUBSCRIBE, or of the connection.
+    pub(super) fn told(&self, subscribed: Subscribed) {
+        let Some(inbound) = &self.to else { return };
+        inbound.subscribed.send_if_modified(|now| {
+            let news = *now != subscribed;
+            *now = subscribed;
+            news
+        });
+    }
+
+    /// Hands a message on. `true`: it was not taken and shall be acknowledged at once.
+    pub(super) fn deliver(&self, pkid: u16, message: Result<Box<Received>, String>) -> bool {
+        let Some(inbound) = &self.to else { return true };
+        let receipt = Receipt {
+            pkid,
+            to: (pkid != 0).then(|| self.receipts.clone()),
+        };
+        let lost = match message {
+            Err(why) => {
+                log::warn!("mqtt: a message for us cannot be read and is dropped: {why}");
+                true
+            }
+            // The rest of the queue is for those that the broker counts.
+            Ok(_) if pkid == 0 && inbound.to.capacity() <= usize::from(RECEIVE_MAXIMUM) => true,
+            Ok(message) => {
+                let message = *message;
+                // Fails if whoever took them has ended: the broker keeps it for the next start.
+                let _ = inbound.to.try_send(Arrived { message, receipt });
+                false
+            }
+        };
+        if lost {
+            inbound.dropped.send_modify(|dropped| *dropped += 1);
+        }
+        lost
+    }
+
+    /// The next message that is safe.
+    pub(super) async fn acknowledged(&mut self) -> u16 {
+        match self.acks.recv().await {
+            Some(pkid) => pkid,
+            // `self` holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+}
