@@ -13,7 +13,7 @@ use bytes::Bytes;
 use sonde_agent::clock::{Clock, ClockTrust};
 use sonde_agent::config::{Durability, SpoolLimits, UplinkName};
 use sonde_agent::frame::{Batch, Class, Codec, Signal, Signals};
-use sonde_agent::spool::{Lane, Options, Outcome, Spool, Subscription};
+use sonde_agent::spool::{Lane, Options, Outcome, Spool, Stopped, Subscription};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -69,6 +69,7 @@ fn open(folder: &Path) -> Result<Spool, Box<dyn Error>> {
             loss_window: Duration::from_secs(60),
             write_budget: 0,
             durability: Durability::Window,
+            outbox_in_memory: false,
         },
         subscriptions: vec![Subscription {
             uplink: UPLINK,
@@ -99,8 +100,10 @@ async fn fill(folder: &Path, mib: u64) -> Done {
         };
         spool.store(batch).await?;
     }
-    let whole = spool.stop(Duration::from_secs(60)).await;
-    whole.then_some(()).ok_or("not all was written".into())
+    match spool.stop(Duration::from_secs(60)).await {
+        Stopped::Whole => Ok(()),
+        other => Err(format!("not all was written: {other:?}").into()),
+    }
 }
 
 async fn drain(folder: &Path) -> Done {
@@ -131,7 +134,7 @@ async fn drain(folder: &Path) -> Done {
         memory("VmHWM:"),
         frames as f64 / took,
     );
-    spool.stop(Duration::from_secs(60)).await;
+    let _ = spool.stop(Duration::from_secs(60)).await;
     Ok(())
 }
 

@@ -22,7 +22,8 @@ use crate::door::{self, local::LocalRoutes};
 use crate::identity::Identity;
 use crate::journal;
 use crate::notify::Notifier;
-use crate::spool::{Options as SpoolOptions, Spool, StartError};
+use crate::spool::{Options as SpoolOptions, Spool, StartError, Stopped};
+use crate::status::words::of;
 use crate::trace;
 use crate::uplink::Roster;
 
@@ -269,17 +270,26 @@ impl Daemon {
                 "{part} ended by itself, which is a bug; stopping, so that the service manager starts a whole agent again"
             ),
         }
-        let synced = self.spool.stop(budget / 4).await;
-        if !synced {
-            log::error!(
-                "not all of the spool could be written to {} (see above) within {:?}; what was only in memory is lost",
-                self.config.paths.state.display(),
+        let stopped = self.spool.stop(budget / 4).await;
+        let state = self.config.paths.state.display();
+        match stopped {
+            Stopped::Whole => log::info!("stopped; what waits is in the spool"),
+            Stopped::Unwritten { frames, items } => {
+                let status = self.spool.status();
+                let status = status.borrow();
+                log::error!(
+                    "{} ({}) could not be written to {state} and are lost: {}",
+                    of(frames, "frame"),
+                    of(items, "item"),
+                    status.alarm.as_deref().unwrap_or("the disk failed"),
+                );
+            }
+            Stopped::Late => log::error!(
+                "the spool in {state} was not written within {:?}; what was only in memory may be lost. Check the disk, or raise shutdown.timeout",
                 budget / 4
-            );
-        } else {
-            log::info!("stopped; what waits is in the spool");
+            ),
         }
-        synced
+        stopped == Stopped::Whole
     }
 }
 

@@ -497,6 +497,7 @@ pub(crate) mod tests {
                 loss_window: Duration::from_secs(60),
                 write_budget: 0,
                 durability: Durability::Window,
+                outbox_in_memory: false,
             },
             otlp: None,
             mqtt: None,

@@ -15,7 +15,7 @@ use prost::Message;
 use sonde_agent::clock::{Clock, ClockTrust};
 use sonde_agent::config::{Durability, SpoolLimits, UplinkName};
 use sonde_agent::frame::{Batch, Class, Codec, Signal, Stamp};
-use sonde_agent::spool::{Options, Spool, Subscription};
+use sonde_agent::spool::{Options, Spool, Stopped, Subscription};
 use std::io::Write;
 use std::path::Path;
 
@@ -40,6 +40,7 @@ pub async fn make(dir: &Path, bytes: usize) -> Result<u64, String> {
             loss_window: Duration::from_secs(60),
             write_budget: 0,
             durability: Durability::Always,
+            outbox_in_memory: false,
         },
         subscriptions: vec![Subscription {
             uplink: UplinkName::Otlp,
@@ -72,10 +73,9 @@ pub async fn make(dir: &Path, bytes: usize) -> Result<u64, String> {
             .await
             .map_err(|refused| format!("the backlog's spool refused a batch: {refused:?}"))?;
     }
-    if spool.stop(Duration::from_secs(60)).await {
-        Ok(points)
-    } else {
-        Err("the backlog's spool did not stop within a minute".to_owned())
+    match spool.stop(Duration::from_secs(60)).await {
+        Stopped::Whole => Ok(points),
+        other => Err(format!("the backlog's spool did not stop well: {other:?}")),
     }
 }
 

@@ -276,6 +276,7 @@ impl Builder<'_> {
                     Some("always") => Durability::Always,
                     _ => Durability::Window,
                 },
+                outbox_in_memory: self.flag("spool.outbox_in_memory"),
             },
             otlp: self.url("uplink.otlp.endpoint").map(|url| self.otlp(url)),
             mqtt: self.url("uplink.mqtt.url").map(|url| self.mqtt(url)),

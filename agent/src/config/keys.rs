@@ -280,6 +280,12 @@ pub static KEYS: &[Key] = &[
         "\"window\"",
         "\"window\": flash is written when a required uplink is down or the loss window is about to pass; \"always\": before anything is sent.",
     ),
+    with(
+        "spool.outbox_in_memory",
+        Kind::Flag,
+        "false",
+        "Accept local programs' messages while the disk fails or is absent: a power cut then loses what was acknowledged. Otherwise they are refused.",
+    ),
     without(
         "uplink.otlp.endpoint",
         Kind::Url(&["http", "https"], true),

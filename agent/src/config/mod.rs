@@ -139,6 +139,8 @@ pub struct SpoolLimits {
     pub write_budget: u64,
     /// When a batch must be on flash.
     pub durability: Durability,
+    /// Local programs' messages are accepted although there is no flash to take them.
+    pub outbox_in_memory: bool,
 }
 
 /// A way out. Each has a durable cursor of its own under this name.

@@ -99,7 +99,7 @@ impl<S: Storage> Core<S> {
                 let passed = |reader: &Reader| passed(reader, class, segment);
                 let mut readers = self.readers.iter().flatten();
                 let nobody = self.readers.iter().all(Option::is_none);
-                let held = readers.any(|reader| (reader.required || roomy) && !passed(reader));
+                let held = readers.any(|reader| (reader.keeps(class) || roomy) && !passed(reader));
                 if held || nobody || segment.opaque || !segment.closed {
                     left |= !segment.opaque;
                 } else {

@@ -56,7 +56,7 @@ impl<S: Storage> Core<S> {
         }
         for (class, seq, loss) in found.lost {
             let wanted =
-                |reader: &Reader| reader.required && !reader.done(class, reader.wants, seq);
+                |reader: &Reader| reader.keeps(class) && !reader.done(class, reader.wants, seq);
             if self.readers.iter().flatten().any(wanted) {
                 self.lose(class, Reason::Damaged, loss);
             }
@@ -94,6 +94,8 @@ impl<S: Storage> Core<S> {
             let moved = waiting.into_iter().map(|(seq, w)| (seq + by, w));
             *self.waiting_mut(class) = moved.collect();
         }
+        let dropped = std::mem::take(&mut self.disk.dropped).into_iter();
+        self.disk.dropped = dropped.map(|seq| seq + by).collect();
         for reader in self.readers.iter_mut().flatten() {
             let open = std::mem::take(&mut reader.open);
             reader.open = open.into_iter().map(|(seq, o)| (seq + by, o)).collect();
@@ -118,8 +120,9 @@ impl<S: Storage> Core<S> {
         let most = u64::from(gap.bytes) / FRAME_HEADER as u64;
         let elsewhere = seqs_between(log, gap.class, after, before);
         let lost = |seq: &u64| {
-            let wanted =
-                |reader: &Reader| reader.required && !reader.done(gap.class, reader.wants, *seq);
+            let wanted = |reader: &Reader| {
+                reader.keeps(gap.class) && !reader.done(gap.class, reader.wants, *seq)
+            };
             !elsewhere.contains(seq) && self.readers.iter().flatten().any(wanted)
         };
         // Seqs between two frames of one segment are few; a forged header must not make a long loop.

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 
 use crc32c::crc32c;
 
-use super::format::{Input, SIGNALS, VERSION, class_of};
+use super::format::{Input, MAX_SEQ, SIGNALS, VERSION, class_of};
 use crate::config::UplinkName;
 use crate::frame::Class;
 
@@ -449,7 +449,8 @@ impl Ledger {
                 ledger.losses.add(class, reason, loss);
             }
         }
-        Some(ledger)
+        // Ranges may reach beyond what is kept for a newer program, but not to the end of all seqs.
+        (ledger.seq_floor() <= 2 * MAX_SEQ).then_some(ledger)
     }
 
     /// As in the slot file, with the slot's offset; `None`: it would not fit.

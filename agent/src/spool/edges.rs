@@ -9,7 +9,7 @@ use super::model::{CALM, OTLP, Plan, SECOND, World, contents, drain, limits, ope
 use super::queue::Core;
 use super::simulated::Simulated;
 use super::storage::Storage;
-use super::{Lane, Outcome};
+use super::{Lane, Outcome, Refused};
 use crate::frame::{Batch, Class, Codec, Signal, Signals};
 
 /// A batch read at the world's time.
@@ -118,6 +118,70 @@ fn a_newer_programs_segment_is_evicted_after_everything_else() {
     let kept = |world: &World| world.disk.files().iter().any(|(n, _)| *n == name);
     assert!(kept(&world));
     assert!(!world.core.losses.table.is_empty(), "others went");
+}
+
+#[test]
+pub(super) fn what_nobody_can_read_goes_before_anything_that_was_stored() {
+    // Wherever it lies, however old the rest is; its own class need not be the one that is full.
+    for (folder, writer) in [
+        ("normal", Class::Normal),
+        ("bulk", Class::Bulk),
+        ("outbox", Class::Outbox),
+        ("critical", Class::Normal),
+    ] {
+        let plan = Plan {
+            seed: 41,
+            quota: 120_000,
+            ..CALM
+        };
+        let mut world = World::new(plan);
+        let mut seqs = Vec::new();
+        for _ in 0..4 {
+            seqs.push(put(&mut world, writer, &format!("{:03000}", 1)));
+            flush(&mut world);
+        }
+        let now = world.now();
+        assert!(world.core.stop(now));
+        let junk = format!("{folder}/0000000000000fff.seg");
+        world.disk.plant(&junk, vec![7; 50_000]);
+        world.restart();
+        for _ in 0..6 {
+            seqs.push(put(&mut world, writer, &format!("{:03000}", 1)));
+            flush(&mut world);
+        }
+        assert_eq!(world.core.losses.table.len(), 0, "{folder}");
+        assert!(!world.disk.files().iter().any(|(name, _)| *name == junk));
+        let found = contents(&world.plan, &world.disk);
+        assert!(seqs.iter().all(|seq| found.contains_key(seq)), "{folder}");
+    }
+}
+
+#[test]
+fn a_name_near_the_end_of_all_ids_or_seqs_does_not_end_the_counting() {
+    let mut world = World::new(Plan { seed: 42, ..CALM });
+    let mut seqs = vec![put(&mut world, Class::Normal, "first")];
+    let now = world.now();
+    assert!(world.core.stop(now));
+    let mut newer = file(&world.disk, &first_segment(&world.disk, "normal/"));
+    for copy in newer[..256].chunks_mut(128) {
+        copy[8] = 2;
+        copy[80..88].copy_from_slice(&(u64::MAX - 7).to_le_bytes());
+        let crc = crc32c(&copy[..124]);
+        copy[124..].copy_from_slice(&crc.to_le_bytes());
+    }
+    for name in ["normal/0000ffffffffffff.seg", "normal/0000000000000002.seg"] {
+        world.disk.plant(name, vec![1; 700]);
+    }
+    world.disk.plant("normal/0000000000000003.seg", newer);
+    for _ in 0..3 {
+        world.restart();
+        seqs.push(put(&mut world, Class::Normal, "more"));
+        flush(&mut world);
+        world.disk.crash();
+    }
+    assert!(world.core.next_seq < 1 << 40, "{}", world.core.next_seq);
+    let found = contents(&world.plan, &world.disk);
+    assert!(seqs.iter().all(|seq| found.contains_key(seq)), "{seqs:?}");
 }
 
 #[test]
@@ -266,6 +330,23 @@ pub(super) fn the_outbox_answers_after_its_sync_and_refuses_when_full() {
 }
 
 #[test]
+pub(super) fn a_message_is_on_flash_before_it_is_acknowledged_though_its_uplink_is_optional() {
+    let mut world = World::new(Plan { seed: 31, ..CALM });
+    let mut subscriptions = subscriptions();
+    subscriptions[0].required = false;
+    world.core.reconfigure(limits(&CALM), &subscriptions);
+    let now = world.now();
+    let stored = batch(&world, Class::Outbox, "message");
+    let id = world.core.store(stored, now).unwrap();
+    assert_eq!(world.core.outbox(id, now), None, "not before the sync");
+    world.core.flush(Class::Outbox, now);
+    assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+    world.core.sweep();
+    world.disk.crash();
+    assert!(contents(&world.plan, &world.disk).contains_key(&id.seq));
+}
+
+#[test]
 fn condemned_frames_are_shown_with_the_servers_reason_and_bounded() {
     let mut world = World::new(Plan { seed: 7, ..CALM });
     world.core.link(OTLP, true);
@@ -349,7 +430,7 @@ fn without_inodes_open_segments_are_written_on_and_new_ones_take_an_old_ones_pla
 }
 
 #[test]
-fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
+pub(super) fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
     for read_only in [false, true] {
         let mut world = World::new(Plan { seed: 10, ..CALM });
         let kept = put(&mut world, Class::Normal, "before");
@@ -369,10 +450,12 @@ fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
         let status = world.core.status(now, "/s".into());
         assert!(status.alarm.is_some() && status.loss_window_s.is_none());
         assert_eq!(status.frames, 2, "nothing was taken for durable");
-        // A local program is not turned away; the alarm says what its message is worth.
+        // A local program is told that its message is not safe, and it is not kept.
         let stored = batch(&world, Class::Outbox, "message");
         let id = world.core.store(stored, now).unwrap();
-        assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+        assert_eq!(world.core.outbox(id, now), Some(Err(Refused::NoDisk)));
+        let refused = world.core.losses.table[&(Class::Outbox, Reason::Refused)];
+        assert_eq!(refused.frames, 1);
         let calls = world.disk.state().calls;
         world.at += SECOND;
         let now = world.now();
@@ -389,7 +472,7 @@ fn three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again() {
         assert!(status.alarm.is_none() && status.loss_window_s.is_some());
         world.disk.crash();
         let found = contents(&world.plan, &world.disk);
-        for seq in [kept, held, id.seq] {
+        for seq in [kept, held] {
             assert!(found.contains_key(&seq), "{seq}");
         }
     }

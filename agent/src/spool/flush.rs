@@ -14,6 +14,7 @@
 //! into a new segment. After three failures in a row nothing is written for a
 //! minute, and the status says so.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Refused;
@@ -52,6 +53,9 @@ const WARN_EVERY: u64 = 600 * SECOND;
 /// Evictions in a row that the file system may answer with "no room" all the same.
 const BLIND: u32 = 2;
 
+/// How long a message of the outbox that flash cannot take waits for an uplink that is up.
+const OUTBOX_PATIENCE: u64 = 5 * SECOND;
+
 /// Why memory must go to flash now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Press {
@@ -89,6 +93,8 @@ pub(super) struct Disk {
     warn_at: [u64; 2],
     /// What a stop could not write.
     pub(super) unsaved: Counts,
+    /// Messages of the outbox that left memory for nowhere, until who offered them knows.
+    pub(super) dropped: BTreeSet<u64>,
     flash_seen: u64,
     /// A class that found no room is not written before this.
     full_until: [u64; 4],
@@ -104,7 +110,7 @@ pub(super) struct Disk {
 impl<S: Storage> Core<S> {
     /// Notes that a batch came, for [`Core::due`].
     pub(super) fn note(&mut self, class: Class, waiting: &Waiting) {
-        if waiting.need & self.required_mask() == 0 {
+        if waiting.need & self.required_mask(class) == 0 {
             return;
         }
         let due = self.due_of(class, waiting);
@@ -203,9 +209,9 @@ impl<S: Storage> Core<S> {
 
     /// Counts what the end of the process takes with it.
     fn give_up_memory(&mut self) {
-        let required = self.required_mask();
         let reason = self.memory_reason();
         for class in Class::ALL {
+            let required = self.required_mask(class);
             let waiting = self.waiting_mut(class).iter();
             let lost: Vec<(u64, Counts)> = waiting
                 .filter(|(_, waiting)| waiting.need & required != 0)
@@ -481,7 +487,7 @@ impl<S: Storage> Core<S> {
 
     /// Finds out anew when a class is due.
     pub(super) fn refresh(&mut self, class: Class) -> Option<u64> {
-        let required = self.required_mask();
+        let required = self.required_mask(class);
         let newest = self.newest_on_disk(class);
         let waiting = self.memory.get(class as usize).into_iter().flatten();
         let unwritten = waiting.filter(|(seq, w)| w.need & required != 0 && **seq > newest);
@@ -532,7 +538,7 @@ impl<S: Storage> Core<S> {
     /// What the next commit holds. Chains are in the order of seqs: what came
     /// before the newest on flash (an uplink became required later) stays in memory.
     fn unwritten(&self, class: Class) -> Vec<u64> {
-        let required = self.required_mask();
+        let required = self.required_mask(class);
         let after = self.newest_on_disk(class).saturating_add(1);
         let waiting = self.memory.get(class as usize).into_iter();
         waiting
@@ -578,20 +584,52 @@ impl<S: Storage> Core<S> {
     /// What to tell the program that a message of the outbox came from; `None`: not yet.
     pub(super) fn outbox(&mut self, id: FrameId, now: Now) -> Option<Result<FrameId, Refused>> {
         let seq = self.moved.seq(id, self.epoch);
-        let required = self.required_mask();
-        let waiting = self.memory.get(Class::Outbox as usize)?.get(&seq);
-        // On flash, delivered, or never to be written.
-        if waiting.is_none_or(|waiting| waiting.need & required == 0) {
+        let required = self.required_mask(Class::Outbox);
+        if self.disk.dropped.remove(&seq) && !made(Mutant::OutboxInMemory) {
+            return Some(Err(Refused::NoDisk));
+        }
+        // On flash, or delivered.
+        let Some(waiting) = self.memory.get(Class::Outbox as usize)?.get(&seq) else {
+            return Some(Ok(id));
+        };
+        // Never to be written: only an optional uplink wants it.
+        if waiting.need & required == 0 {
             return Some(Ok(id));
         }
+        let waited = now.stamp.boot_ns.saturating_sub(waiting.arrived);
+        let need = waiting.need;
         if self.disk.outbox_full && now.stamp.boot_ns < self.full_until(Class::Outbox) {
             if self.in_flight(seq) {
                 return None;
             }
             self.drop_waiting(Class::Outbox, seq, Reason::Refused);
+            self.disk.dropped.remove(&seq);
             return Some(Err(Refused::Full));
         }
-        (self.log.is_none() || self.disk.failing).then_some(Ok(id))
+        if !self.memory_only() {
+            return None;
+        }
+        if self.limits.outbox_in_memory || made(Mutant::OutboxInMemory) {
+            return Some(Ok(id));
+        }
+        // Delivered is as good as stored: an uplink that is up gets its chance.
+        let up = self.mask(|reader| reader.up) & need != 0;
+        if self.in_flight(seq) || (up && waited < OUTBOX_PATIENCE) {
+            return None;
+        }
+        self.drop_waiting(Class::Outbox, seq, Reason::Refused);
+        self.disk.dropped.remove(&seq);
+        Some(Err(Refused::NoDisk))
+    }
+
+    /// There is no flash to write to, or it has failed too often.
+    pub(super) fn memory_only(&self) -> bool {
+        self.log.is_none() || self.disk.failing
+    }
+
+    /// Nobody waits for an answer about the outbox.
+    pub(super) fn answered(&mut self) {
+        self.disk.dropped.clear();
     }
 
     /// Brings the files under a quota that has shrunk; the outbox stays.
@@ -606,6 +644,10 @@ impl<S: Storage> Core<S> {
     /// Removes the oldest segment that is worth no more than `class`; of its
     /// own if others would not help.
     fn evict(&mut self, class: Class, own: bool) -> bool {
+        let foreign: &[Class] = if own { &[class] } else { &Class::ALL };
+        if !made(Mutant::RealBeforeJunk) && self.evict_junk(foreign) {
+            return true;
+        }
         let order: &[Class] = match class {
             Class::Critical if own => &[Class::Critical],
             Class::Outbox if made(Mutant::OutboxEvicted) => &[Class::Outbox],
@@ -654,6 +696,13 @@ impl<S: Storage> Core<S> {
         };
         let Some(log) = &self.log else { return false };
         let usage = log.usage();
+        if self.evict_junk(&Class::ALL) {
+            if let Some(log) = &mut self.log {
+                log.freed(usage.saturating_sub(log.usage()));
+            }
+            return true;
+        }
+        let Some(log) = &self.log else { return false };
         let to_win: u64 = order.iter().map(|class| log.class_usage(*class)).sum();
         if to_win < missing.unwrap_or(0) || !self.evict_first(order, Reason::DiskFull) {
             return false;
@@ -662,6 +711,16 @@ impl<S: Storage> Core<S> {
             log.freed(usage.saturating_sub(log.usage()));
         }
         true
+    }
+
+    /// Removes a file that nobody can read, wherever it lies: it is worth nothing to anybody.
+    fn evict_junk(&mut self, among: &[Class]) -> bool {
+        let found = among.iter().find_map(|&class| {
+            let mut segments = self.log.as_ref()?.segments(class).iter();
+            let (&id, _) = segments.find(|(_, segment)| segment.junk)?;
+            Some((class, id))
+        });
+        found.is_some_and(|(class, id)| self.drop_segment(class, id, Reason::Damaged))
     }
 
     /// Removes the oldest segment of the first class that has one.
@@ -732,8 +791,8 @@ impl<S: Storage> Core<S> {
 
     /// Gives up what only optional uplinks still want and none is sending.
     fn drop_optional(&mut self) {
-        let required = self.required_mask();
         for class in Class::ALL {
+            let required = self.required_mask(class);
             let waiting = self.waiting_mut(class).iter();
             let only: Vec<u64> = waiting
                 .filter(|(_, waiting)| waiting.need & required == 0)

@@ -36,6 +36,9 @@ use crate::frame::{Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 
 /// The version this program writes; it reads no newer one.
 pub(crate) const VERSION: u16 = 1;
+/// No seq is higher: a device would have to store a billion frames a second for
+/// a century. What claims to be is damaged or forged, and would end the counting.
+pub(crate) const MAX_SEQ: u64 = 1 << 62;
 /// Both copies of the segment header.
 pub(crate) const SEGMENT_HEADER: usize = 256;
 const HEADER_COPY: usize = 128;
@@ -245,7 +248,8 @@ impl SegmentHeader {
         if version > VERSION {
             let floor = copy
                 .get(FLOOR_AT..)
-                .and_then(|rest| Input::new(rest).u64())?;
+                .and_then(|rest| Input::new(rest).u64())
+                .filter(|floor| *floor <= MAX_SEQ)?;
             return Some(Err(Unreadable::Newer(floor)));
         }
         let class = class_of(input.u8()?)?;
@@ -361,7 +365,7 @@ pub(crate) fn decode_header(bytes: &[u8], nonce: u64) -> Option<FrameHeader> {
     if kind == Kind::Data && signal.is_none() {
         return None;
     }
-    let seq = input.u64()?;
+    let seq = input.u64().filter(|seq| *seq <= MAX_SEQ)?;
     let items = input.u32()?;
     input.take(4)?;
     let first = input.stamp()?;
@@ -447,7 +451,7 @@ pub(crate) fn decode_footer(bytes: &[u8], nonce: u64) -> Option<Stats> {
     }
     let mut input = Input::new(payload);
     let mut stats = Stats {
-        seqs: (input.u64()?, input.u64()?),
+        seqs: (input.u64()?, input.u64().filter(|seq| *seq <= MAX_SEQ)?),
         end: input.u32()?,
         ledger: (input.u32()?, input.u64()?),
         first: header.first,

@@ -40,6 +40,7 @@ fn open(disk: &Simulated, quota: u64, epoch: u32) -> Core<Simulated> {
         memory: 1 << 20,
         loss_window: Duration::from_secs(10),
         durability: Durability::Window,
+        outbox_in_memory: false,
         write_budget: 0,
     };
     let subscription = Subscription {

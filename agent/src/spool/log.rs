@@ -23,7 +23,7 @@ const COMMIT: usize = 256 * 1024;
 /// What a file occupies is rounded up to this, in bytes.
 pub(super) const BLOCK: u64 = 4096;
 /// What a journal takes per sync or removal, besides the data, in bytes.
-const JOURNAL: u64 = 3 * BLOCK;
+pub(super) const JOURNAL: u64 = 3 * BLOCK;
 /// The device's own figures are read at most this often, in nanoseconds.
 const DEVICE_EVERY: u64 = 10_000_000_000;
 /// The cursor file's share of the quota, in bytes.
@@ -113,6 +113,8 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Not ours to read: newer or without a header.
     pub(crate) opaque: bool,
+    /// It has no whole header and can hold nothing that anybody will read: first to go.
+    pub(crate) junk: bool,
     /// Of a newer format: it has frames that a newer program will want, seqs from here on.
     pub(crate) newer: Option<u64>,
     /// What its clocks say about the age of its readings.
@@ -513,8 +515,14 @@ impl<S: Storage> Log<S> {
             self.storage.make_dir(class.as_str())?;
             self.chain_mut(class).made = true;
         }
-        // A name is used once, even if making the file failed half-way.
-        self.chain_mut(class).next_id = id.saturating_add(1);
+        // A name is used once, even if making the file failed half-way; somebody
+        // else's file may have the next one.
+        let chain = self.chain_mut(class);
+        let mut next = id.saturating_add(1);
+        while chain.segments.contains_key(&next) {
+            next = next.saturating_add(1);
+        }
+        chain.next_id = next;
         let file = match self.storage.create(&path_of(class, id)) {
             Ok(file) => file,
             Err(error) => {
@@ -532,6 +540,7 @@ impl<S: Storage> Log<S> {
             stats: Stats::default(),
             closed: false,
             opaque: false,
+            junk: false,
             newer: None,
             clock: SegmentClock::Boot,
             remaining: Default::default(),

@@ -143,6 +143,23 @@ pub enum Outcome {
     Returned,
 }
 
+/// How [`Spool::stop`] went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Stopped {
+    /// All that a required uplink still needs is on flash.
+    Whole,
+    /// This much could not be written: it is counted as lost.
+    Unwritten {
+        /// Batches.
+        frames: u64,
+        /// Items in them.
+        items: u64,
+    },
+    /// The owner was not done within the deadline; what became of the rest is unknown.
+    Late,
+}
+
 /// Why the spool did not take a batch. The loss has been counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -150,6 +167,9 @@ pub enum Refused {
     TooLarge,
     /// No room, and nothing of lesser worth to evict.
     Full,
+    /// The outbox promises flash, and there is none: the disk fails, or the
+    /// folder cannot be used, and no uplink took the message meanwhile.
+    NoDisk,
     /// The owner thread has stopped.
     Stopped,
 }
@@ -186,6 +206,9 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Refused::TooLarge => "the body is longer than a frame may be",
             Refused::Full => "the spool is full, and holds nothing of lesser worth",
+            Refused::NoDisk => {
+                "it could not be stored: the spool's disk fails or is absent (see `sonde status`)"
+            }
             Refused::Stopped => "the spool has stopped",
         })
     }
@@ -209,8 +232,8 @@ impl Spool {
 
     /// Hands over a batch; waits while the owner's queue is full. `Ok` means
     /// accepted under the loss-window rules, not that it is on flash; for the
-    /// outbox it means synced (or delivered meanwhile), unless the status has an
-    /// alarm: then memory is all there is.
+    /// outbox it means synced (or delivered meanwhile); with
+    /// [`SpoolLimits::outbox_in_memory`] a failing disk is no reason to refuse.
     pub async fn store(&self, batch: Batch) -> Result<FrameId, Refused> {
         let permit = self.ends.stores.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopped)?;
@@ -269,19 +292,22 @@ impl Spool {
     }
 
     /// Writes and syncs everything that is not acknowledged, ends the thread.
-    /// `false`: it did not finish within `deadline`, or not all could be written.
-    pub async fn stop(&self, deadline: Duration) -> bool {
+    /// One that was stopped before is whole.
+    pub async fn stop(&self, deadline: Duration) -> Stopped {
         let (answer, answered) = oneshot::channel();
         if self.order(Command::Stop(answer)).is_err() {
-            return true;
+            return Stopped::Whole;
         }
-        matches!(tokio::time::timeout(deadline, answered).await, Ok(Ok(true)))
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(Ok(stopped)) => stopped,
+            Ok(Err(_)) | Err(_) => Stopped::Late,
+        }
     }
 
-    fn order(&self, command: Command) -> Result<(), Stopped> {
-        self.ends.commands.send(command).map_err(|_| Stopped)
+    fn order(&self, command: Command) -> Result<(), Ended> {
+        self.ends.commands.send(command).map_err(|_| Ended)
     }
 }
 
 /// The owner thread has ended.
-struct Stopped;
+struct Ended;

@@ -68,6 +68,7 @@ pub(super) fn limits(plan: &Plan) -> SpoolLimits {
         loss_window: Duration::from_secs(10),
         write_budget: 0,
         durability: Durability::Window,
+        outbox_in_memory: false,
     }
 }
 

@@ -35,6 +35,10 @@ pub(super) enum Mutant {
     OutboxEvicted,
     /// An uplink waits for another one that is down.
     HeldByTheDead,
+    /// Stored data goes before files that nobody can read.
+    RealBeforeJunk,
+    /// A message that only memory holds is acknowledged as stored.
+    OutboxInMemory,
 }
 
 #[cfg(test)]

@@ -15,12 +15,11 @@ use super::cursor::{UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::storage::{OpenError, RealFiles};
-use super::{Lane, Options, Outcome, Pending, Refused, StartError, Subscription};
+use super::{Lane, Options, Outcome, Pending, Refused, StartError, Stopped, Subscription};
 use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Frame, FrameId, Signals};
 use crate::status::SpoolStatus;
-use crate::status::words::of;
 
 /// Stores under way at a time.
 pub(super) const STORES: usize = 64;
@@ -44,7 +43,7 @@ pub(super) enum Command {
     Settle(UplinkName, FrameId, Outcome),
     Link(UplinkName, bool),
     Reconfigure(SpoolLimits, Vec<Subscription>, oneshot::Sender<()>),
-    Stop(oneshot::Sender<bool>),
+    Stop(oneshot::Sender<Stopped>),
 }
 
 /// What the handle keeps.
@@ -178,7 +177,7 @@ impl Owner {
     }
 
     /// Takes what is in the queue, up to a bound. Some: it was told to stop.
-    fn burst(&mut self, first: Command) -> Option<oneshot::Sender<bool>> {
+    fn burst(&mut self, first: Command) -> Option<oneshot::Sender<Stopped>> {
         let mut next = Some(first);
         let mut taken = 0;
         while let Some(command) = next {
@@ -195,7 +194,7 @@ impl Owner {
         None
     }
 
-    fn obey(&mut self, command: Command) -> Option<oneshot::Sender<bool>> {
+    fn obey(&mut self, command: Command) -> Option<oneshot::Sender<Stopped>> {
         match command {
             Command::Store(batch, answer, permit) => {
                 let now = self.now();
@@ -273,18 +272,18 @@ impl Owner {
         self.publish();
     }
 
-    fn stop(mut self, done: Option<oneshot::Sender<bool>>) {
+    fn stop(mut self, done: Option<oneshot::Sender<Stopped>>) {
         let now = self.now();
         let whole = self.core.stop(now);
-        if !whole {
-            let unsaved = self.core.unsaved();
-            let why = self.core.alarm.as_deref().unwrap_or("the disk failed");
-            log::error!(
-                "spool: {} ({}) could not be written at the stop and are lost: {why}",
-                of(unsaved.frames, "frame"),
-                of(unsaved.items, "item")
-            );
-        }
+        let unsaved = self.core.unsaved();
+        let stopped = if whole {
+            Stopped::Whole
+        } else {
+            Stopped::Unwritten {
+                frames: unsaved.frames,
+                items: unsaved.items,
+            }
+        };
         self.answer_outbox();
         for (_, answer, _) in self.unanswered.drain(..) {
             drop(answer.send(Err(Refused::Stopped)));
@@ -295,13 +294,14 @@ impl Owner {
         // The lock goes before the answer: the next start may follow at once.
         drop(self.core);
         if let Some(done) = done {
-            let _ = done.send(whole);
+            let _ = done.send(stopped);
         }
     }
 
     /// Tells the programs whose messages are safe by now, or never will be.
     fn answer_outbox(&mut self) {
         if self.unanswered.is_empty() {
+            self.core.answered();
             return;
         }
         let now = self.now();
@@ -323,7 +323,8 @@ impl Owner {
         let mut uplinks = self.hungry.iter().zip(UPLINK_NAMES);
         let owed =
             uplinks.any(|(hungry, name)| *hungry && self.core.pending(name) != Pending::default());
-        if self.stale || owed {
+        let asked = !self.unanswered.is_empty() && self.core.memory_only();
+        if self.stale || owed || asked {
             nap.min(Duration::from_nanos(STATUS_EVERY))
         } else {
             nap

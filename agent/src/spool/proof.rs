@@ -582,6 +582,14 @@ const PROPERTIES: &[(&str, fn())] = &[
         edges::the_outbox_answers_after_its_sync_and_refuses_when_full,
     ),
     (
+        "unreadable first",
+        edges::what_nobody_can_read_goes_before_anything_that_was_stored,
+    ),
+    (
+        "10 no flash, no acknowledgement",
+        edges::three_failed_syncs_mean_memory_only_and_a_healthy_disk_is_found_again,
+    ),
+    (
         "10 remains",
         p10_what_a_failed_sync_left_behind_does_not_count_beside_its_second_writing,
     ),
@@ -628,6 +636,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant::QuotaIgnored,
     Mutant::OutboxEvicted,
     Mutant::HeldByTheDead,
+    Mutant::OutboxInMemory,
+    Mutant::RealBeforeJunk,
 ];
 
 #[test]

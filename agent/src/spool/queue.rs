@@ -390,7 +390,7 @@ impl<S: Storage> Core<S> {
             && self.log.is_some()
             && self.alarm.is_none();
         let next_seq = self.next_seq;
-        let required = self.required_mask();
+        let required = self.required_mask(class);
         let Self {
             readers,
             log,
@@ -696,6 +696,9 @@ impl<S: Storage> Core<S> {
                 *left = left.saturating_sub(live);
             }
         }
+        if class == Class::Outbox {
+            self.disk.dropped.insert(seq);
+        }
         self.lose(class, reason, loss_of(&waiting.batch));
     }
 
@@ -724,8 +727,10 @@ impl<S: Storage> Core<S> {
         self.mask(|reader| reader.wants(signal))
     }
 
-    pub(super) fn required_mask(&self) -> u8 {
-        self.mask(|reader| reader.required)
+    /// Whose acknowledgement keeps a frame of a class. What a local program was
+    /// told is stored is kept for whoever takes it.
+    pub(super) fn required_mask(&self, class: Class) -> u8 {
+        self.mask(|reader| reader.keeps(class))
     }
 
     pub(super) fn mask(&self, of: impl Fn(&Reader) -> bool) -> u8 {

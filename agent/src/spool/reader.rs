@@ -47,6 +47,11 @@ impl Reader {
         }
     }
 
+    /// Frames of a class are held back until it has acknowledged them.
+    pub(super) fn keeps(&self, class: Class) -> bool {
+        self.required || class == Class::Outbox
+    }
+
     pub(super) fn wants(&self, signal: Signal) -> bool {
         self.wants & (1 << signal_slot(signal)) != 0
     }

@@ -49,12 +49,19 @@ pub(crate) struct Gap {
 /// How far the seqs of a newer program are given a wide berth where nothing tells their end.
 const BERTH: u64 = 1 << 32;
 
+/// Not even a segment a nanosecond gets to this id in a device's life.
+const LAST_ID: u64 = 1 << 48;
+/// A segment that claims to be among the last of all is read, but none is put behind it.
+const SPARE_IDS: u64 = 1 << 20;
+
 /// A segment as listed: id, length, header.
 struct Found {
     id: u64,
     len: u64,
     occupied: u64,
     header: Result<SegmentHeader, Unreadable>,
+    /// The disk gave its header, whatever that is.
+    readable: bool,
 }
 
 impl Found {
@@ -93,8 +100,7 @@ impl<S: Storage> Log<S> {
                     .map_or(u32::MAX, |next| next.previous_end);
                 self.take(class, this, limit, &mut out);
             }
-            let last = found.last().map_or(0, |found| found.id);
-            self.chain_mut(class).next_id = last.saturating_add(1);
+            self.number(class, &found);
             for (&id, segment) in self.segments(class) {
                 highest = highest.max(segment.stats.seqs.1);
                 let frames = segment.stats.signals.iter();
@@ -126,6 +132,20 @@ impl<S: Storage> Log<S> {
         Ok(out)
     }
 
+    /// The next segment's id: past all that hold frames, and nobody's name. What
+    /// has no header tells nothing about ids, and must not use them up.
+    fn number(&mut self, class: Class, found: &[Found]) {
+        let readable = found.iter().filter(|found| found.floor().is_some());
+        let mut below = readable.filter(|found| found.id < LAST_ID - SPARE_IDS);
+        let mut next = below
+            .next_back()
+            .map_or(1, |found| found.id.saturating_add(1));
+        while found.iter().any(|found| found.id == next) {
+            next = next.saturating_add(1);
+        }
+        self.chain_mut(class).next_id = next;
+    }
+
     fn list_segments(&mut self, class: Class) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
         for listed in self.storage.list(class.as_str())? {
@@ -134,8 +154,11 @@ impl<S: Storage> Log<S> {
             };
             let mut bytes = [0; SEGMENT_HEADER];
             let count = self.storage.read_at(&path_of(class, id), 0, &mut bytes);
-            let decoded =
-                SegmentHeader::decode(bytes.get(..count.unwrap_or(0)).unwrap_or_default());
+            let decoded = SegmentHeader::decode(
+                bytes
+                    .get(..*count.as_ref().unwrap_or(&0))
+                    .unwrap_or_default(),
+            );
             // A file in the wrong folder or under another name is not this chain's.
             let own = |h: &SegmentHeader| h.id == id && h.class == class;
             let header = match decoded {
@@ -147,6 +170,7 @@ impl<S: Storage> Log<S> {
                 len: listed.len,
                 occupied: listed.occupied,
                 header,
+                readable: count.is_ok(),
             });
         }
         found.sort_by_key(|found| found.id);
@@ -164,6 +188,7 @@ impl<S: Storage> Log<S> {
             stats: Stats::default(),
             closed: true,
             opaque: true,
+            junk: false,
             newer: None,
             clock: SegmentClock::Unknown,
             remaining: Default::default(),
@@ -177,11 +202,13 @@ impl<S: Storage> Log<S> {
         }
         let Ok(header) = &found.header else {
             // Nothing was acknowledged from a file that never got its header.
-            if found.len <= SEGMENT_HEADER as u64
+            if found.readable
+                && found.len <= SEGMENT_HEADER as u64
                 && self.storage.unlink(&path_of(class, found.id)).is_ok()
             {
                 return;
             }
+            segment.junk = found.readable;
             self.damaged = self.damaged.saturating_add(1);
             self.chain_mut(class).segments.insert(found.id, segment);
             return;
@@ -352,6 +379,5 @@ fn id_of(name: &str) -> Option<u64> {
         .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     (digits.len() == 16 && lower)
         .then(|| u64::from_str_radix(digits, 16).ok())?
-        // Not even a segment a nanosecond gets beyond 2^48 in a device's life: somebody else's file.
-        .filter(|id| (1..1 << 48).contains(id))
+        .filter(|id| (1..LAST_ID).contains(id))
 }

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::cursor::{Ledger, SLOT, SLOT_FILE};
-use super::log::{Log, SLOTS, WriteError, blocks};
+use super::log::{JOURNAL, Log, SLOTS, WriteError, blocks};
 use super::storage::Storage;
 use crate::status::words::bytes;
 
@@ -58,7 +58,12 @@ impl<S: Storage> Log<S> {
         if self.slots_allocated || !fits {
             return Ok(());
         }
-        self.storage.allocate(SLOT_FILE, 2 * SLOT)?;
+        let written = self.storage.allocate(SLOT_FILE, 2 * SLOT)?;
+        if written > 0 {
+            self.written = self.written.saturating_add(written);
+            self.flash = self.flash.saturating_add(blocks(written) + JOURNAL);
+            self.syncs = self.syncs.saturating_add(1);
+        }
         self.slots_made = true;
         self.slots_allocated = true;
         Ok(())

@@ -378,16 +378,17 @@ impl Storage for Simulated {
         Ok(())
     }
 
-    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()> {
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<u64> {
         let held = {
             let state = self.state();
             let inode = state.names.get(path);
             inode.map_or(0, |inode| state.inodes[inode].current.len() as u64)
         };
         if held >= len {
-            return Ok(());
+            return Ok(0);
         }
-        self.write_slot(path, held, &vec![0; (len - held) as usize])
+        self.write_slot(path, held, &vec![0; (len - held) as usize])?;
+        Ok(len - held)
     }
 
     fn size(&mut self) -> io::Result<u64> {

@@ -52,8 +52,9 @@ pub(crate) trait Storage: Send {
     /// Overwrites in place and syncs; makes the file (and its name durable) if need be.
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes a file of `len` bytes that occupies all of them, so that writing in
-    /// place needs no room later; what it holds already stays.
-    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()>;
+    /// place needs no room later; what it holds already stays. Returns how many
+    /// bytes it wrote for that; 0: nothing was missing.
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<u64>;
     /// Bytes of the whole file system.
     fn size(&mut self) -> io::Result<u64>;
     /// Bytes free for this program, and whether there are inodes left.
@@ -303,7 +304,7 @@ impl Storage for RealFiles {
         if made { self.sync_dir("") } else { Ok(()) }
     }
 
-    fn allocate(&mut self, path: &str, len: u64) -> io::Result<()> {
+    fn allocate(&mut self, path: &str, len: u64) -> io::Result<u64> {
         let path = self.at(path);
         let made = !path.exists();
         let fill = || {
@@ -314,7 +315,7 @@ impl Storage for RealFiles {
                 .open(&path)?;
             let meta = file.metadata()?;
             if meta.len() >= len && meta.blocks().saturating_mul(UNIT) >= len {
-                return Ok(());
+                return Ok(0);
             }
             // Fills the holes. A file system that cannot do that has no place to overwrite either.
             let holes = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len);
@@ -325,10 +326,15 @@ impl Storage for RealFiles {
             }
             let missing = usize::try_from(len.saturating_sub(meta.len())).unwrap_or(0);
             file.write_all_at(&vec![0; missing], meta.len())?;
-            file.sync_all()
+            file.sync_all()?;
+            // Where only holes were filled the blocks are as new as appended ones.
+            Ok(if missing == 0 { len } else { missing as u64 })
         };
-        fill().map_err(|error| told(error, "allocate", &path))?;
-        if made { self.sync_dir("") } else { Ok(()) }
+        let written = fill().map_err(|error| told(error, "allocate", &path))?;
+        if made {
+            self.sync_dir("")?;
+        }
+        Ok(written)
     }
 
     fn size(&mut self) -> io::Result<u64> {

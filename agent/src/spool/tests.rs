@@ -22,6 +22,7 @@ fn options(dir: &std::path::Path) -> Options {
             loss_window: Duration::from_secs(60),
             write_budget: 0,
             durability: Durability::Window,
+            outbox_in_memory: false,
         },
         subscriptions: vec![Subscription {
             uplink: OTLP,
@@ -82,12 +83,81 @@ async fn acknowledged_in_time_means_no_flash_is_touched() {
     assert_eq!(frames[0].id, id);
     assert!(!frames[0].resent);
     assert_eq!(frames[0].batch.body, "one");
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     assert_eq!(segments(dir.path()), 0);
     assert_eq!(
         spool.store(batch(Class::Normal, "late")).await,
         Err(Refused::Stopped)
     );
+}
+
+#[tokio::test]
+async fn the_cursor_files_room_is_counted_as_written_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for expected in [32 << 10, 0] {
+        let spool = Spool::start(options(dir.path())).unwrap();
+        assert_eq!(spool.status().borrow().written_bytes, expected);
+        assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_says_how_much_it_could_not_write() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state"), "a file is in the way").unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    for _ in 0..2 {
+        spool.store(batch(Class::Normal, "one")).await.unwrap();
+    }
+    let unwritten = Stopped::Unwritten {
+        frames: 2,
+        items: 6,
+    };
+    assert_eq!(spool.stop(LONG).await, unwritten);
+}
+
+#[tokio::test]
+async fn without_flash_a_message_is_refused_or_delivered_or_knowingly_kept_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state"), "a file is in the way").unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let refused = spool.store(batch(Class::Outbox, "lost")).await;
+    assert_eq!(refused, Err(Refused::NoDisk));
+    // An uplink that is up may take it: then it is not lost.
+    spool.link(OTLP, true);
+    let (stored, ()) = tokio::join!(spool.store(batch(Class::Outbox, "sent")), async {
+        let mut pending = spool.pending(OTLP);
+        pending.wait_for(|pending| pending.live > 0).await.unwrap();
+        assert_eq!(drain(&spool).await.len(), 1);
+    });
+    assert!(stored.is_ok());
+    spool.link(OTLP, false);
+    let mut limits = options(dir.path()).limits;
+    limits.outbox_in_memory = true;
+    spool
+        .reconfigure(limits, options(dir.path()).subscriptions)
+        .await;
+    assert!(spool.store(batch(Class::Outbox, "kept")).await.is_ok());
+    let mut status = spool.status();
+    let kept = status.wait_for(|status| status.frames == 1);
+    tokio::time::timeout(LONG, kept)
+        .await
+        .expect("in time")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_a_stop_could_not_write_is_not_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state"), "a file is in the way").unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    let (stored, _) = tokio::join!(spool.store(batch(Class::Outbox, "waits")), async {
+        let mut pending = spool.pending(OTLP);
+        pending.wait_for(|pending| pending.live > 0).await.unwrap();
+        spool.stop(LONG).await
+    });
+    assert_eq!(stored, Err(Refused::NoDisk));
 }
 
 #[tokio::test]
@@ -104,7 +174,7 @@ async fn what_was_stored_survives_a_restart_and_goes_once_acknowledged() {
                 .unwrap(),
         );
     }
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
 
     let spool = Spool::start(options(dir.path())).unwrap();
     assert_eq!(spool.status().borrow().recovered_frames, 50);
@@ -127,7 +197,7 @@ async fn what_was_stored_survives_a_restart_and_goes_once_acknowledged() {
     let next = spool.store(batch(Class::Normal, "after")).await.unwrap();
     assert!(next.seq > ids[49].seq);
     assert_eq!(drain(&spool).await.len(), 1);
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     assert_eq!(segments(dir.path()), 0);
 
     let spool = Spool::start(options(dir.path())).unwrap();
@@ -145,7 +215,7 @@ async fn half_acknowledged_is_not_sent_again_after_a_clean_stop() {
             .await
             .unwrap();
     }
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     let spool = Spool::start(options(dir.path())).unwrap();
     spool.link(OTLP, true);
     for _ in 0..4 {
@@ -153,7 +223,7 @@ async fn half_acknowledged_is_not_sent_again_after_a_clean_stop() {
         spool.settle(OTLP, frame.id, Outcome::Delivered);
     }
     let open = spool.next(OTLP, Lane::Backlog, Signals::ALL).await.unwrap();
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     let spool = Spool::start(options(dir.path())).unwrap();
     assert_eq!(spool.pending(OTLP).borrow().backlog, 6);
     spool.link(OTLP, true);
@@ -168,7 +238,7 @@ async fn critical_is_on_flash_at_once_when_nobody_takes_it() {
     let spool = Spool::start(options(dir.path())).unwrap();
     let mut status = spool.status();
     spool.store(batch(Class::Critical, "boot")).await.unwrap();
-    let synced = status.wait_for(|status| status.syncs > 0);
+    let synced = status.wait_for(|status| status.syncs > 1);
     tokio::time::timeout(LONG, synced)
         .await
         .expect("in time")
@@ -182,7 +252,7 @@ async fn a_second_agent_on_the_folder_is_refused_by_name() {
     let first = Spool::start(options(dir.path())).unwrap();
     let error = Spool::start(options(dir.path())).unwrap_err();
     assert!(error.to_string().contains("state/spool"), "{error}");
-    assert!(first.stop(LONG).await);
+    assert_eq!(first.stop(LONG).await, Stopped::Whole);
     assert!(Spool::start(options(dir.path())).is_ok());
 }
 
@@ -216,7 +286,7 @@ async fn returned_and_condemned_frames_are_told_apart() {
     assert!(again.resent);
     spool.settle(OTLP, again.id, Outcome::Condemned("400 bad".into()));
     assert_eq!(spool.next(OTLP, Lane::Live, Signals::ALL).await, None);
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     let status = spool.status().borrow().clone();
     assert_eq!(status.lost[0].reason, "condemned");
     assert_eq!(status.lost[0].items, 3);
@@ -232,7 +302,7 @@ async fn a_signal_nobody_takes_and_a_body_too_long_are_counted() {
     let mut long = batch(Class::Bulk, "x");
     long.body = Bytes::from(vec![0; crate::frame::MAX_BODY + 1]);
     assert_eq!(spool.store(long).await, Err(Refused::TooLarge));
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     let status = spool.status().borrow().clone();
     let reasons: Vec<&str> = status
         .lost
@@ -240,7 +310,10 @@ async fn a_signal_nobody_takes_and_a_body_too_long_are_counted() {
         .map(|lost| lost.reason.as_str())
         .collect();
     assert_eq!(reasons, ["no_uplink", "too_large"]);
-    assert_eq!(status.syncs, 1, "the losses at the stop, nothing else");
+    assert_eq!(
+        status.syncs, 2,
+        "the cursor file, the losses at the stop, nothing else"
+    );
 }
 
 #[tokio::test]
@@ -272,11 +345,11 @@ async fn a_dead_uplink_does_not_hold_back_another_and_an_optional_one_writes_not
             .await
             .is_some()
     );
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     assert_eq!(segments(dir.path()), 0);
     let status = spool.status().borrow().clone();
-    // One sync: the losses, at the stop.
-    assert_eq!((status.syncs, status.lost.len()), (1, 1));
+    // The cursor file once, and the losses at the stop.
+    assert_eq!((status.syncs, status.lost.len()), (2, 1));
     assert_eq!(
         (status.lost[0].reason.as_str(), status.lost[0].frames),
         ("optional", 19)
@@ -313,7 +386,7 @@ async fn what_only_bears_the_name_of_the_cursor_file_does_not_stop_the_start() {
     for _ in 0..2 {
         let spool = Spool::start(options(dir.path())).unwrap();
         spool.store(batch(Class::Critical, "one")).await.unwrap();
-        assert!(spool.stop(LONG).await);
+        assert_eq!(spool.stop(LONG).await, Stopped::Whole);
         std::fs::remove_file(state.join("cursors")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", state.join("cursors")).unwrap();
     }
@@ -328,7 +401,7 @@ async fn the_folder_may_vanish_while_it_runs() {
     let spool = Spool::start(options(dir.path())).unwrap();
     let mut status = spool.status();
     spool.store(batch(Class::Critical, "one")).await.unwrap();
-    let synced = status.wait_for(|status| status.syncs > 0);
+    let synced = status.wait_for(|status| status.syncs > 1);
     tokio::time::timeout(LONG, synced)
         .await
         .expect("in time")
@@ -345,7 +418,7 @@ async fn the_folder_may_vanish_while_it_runs() {
     assert!(frames.len() >= 200);
     spool.link(OTLP, false);
     spool.store(batch(Class::Outbox, "last")).await.unwrap();
-    assert!(spool.stop(LONG).await);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
     // The folder is there again, and locked as before.
     let spool = Spool::start(options(dir.path())).unwrap();
     spool.link(OTLP, true);

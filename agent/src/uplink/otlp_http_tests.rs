@@ -85,6 +85,7 @@ fn rig(port: u16, longest: Duration, headers_file: Option<std::path::PathBuf>) -
             loss_window: Duration::from_secs(60),
             write_budget: 0,
             durability: Durability::Window,
+            outbox_in_memory: false,
         },
         subscriptions: vec![Subscription {
             uplink: NAME,
