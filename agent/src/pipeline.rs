@@ -33,6 +33,7 @@ use crate::spool::{Refused, Spool};
 use crate::status::{GaugeStatus, SpoolStatus};
 use crate::trace::{self, Tracer};
 use crate::uplink::Roster;
+use crate::work::Work;
 
 /// The longest that one tick waits for the reader thread. Two hung mounts
 /// take half a second of it once; a healthy host takes milliseconds.
@@ -56,6 +57,8 @@ pub struct PipelineDeps {
     pub spool_status: watch::Receiver<SpoolStatus>,
     /// Read by the agent family.
     pub uplinks: Roster,
+    /// Read by the agent family.
+    pub work: Work,
     /// Ends it: the last batch is sealed and stored.
     pub stop: CancellationToken,
 }
@@ -114,7 +117,7 @@ pub fn spawn(
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
     let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
-    let agent = Agent::new(deps.spool_status, deps.uplinks);
+    let agent = Agent::new(deps.spool_status, deps.uplinks).with_work(deps.work);
     let parts = Parts {
         reader,
         agent,
@@ -490,6 +493,7 @@ pub(crate) mod tests {
             batch: Batching {
                 length: Duration::from_secs(30),
             },
+            jobs: [].into(),
             spool: SpoolLimits {
                 quota: 1 << 20,
                 reserve: 0,

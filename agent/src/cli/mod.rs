@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::config::{self, Env};
 use crate::daemon;
+use crate::work::launch;
 
 pub mod args;
 pub mod check;
@@ -25,6 +26,13 @@ pub const UNREACHABLE: u8 = 3;
 
 /// Performs a command line (without the program's name).
 pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments
+        .next_if(|first| first == launch::ARGUMENT)
+        .is_some()
+    {
+        return launch::main(arguments);
+    }
     let env = Env::of_process();
     let command = match args::parse(arguments) {
         Ok(command) => command,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::env::Env;
+use super::jobs;
 use super::keys;
 use super::problem::{Origin, Problem, Problems};
 use super::reader::Settings;
@@ -70,7 +71,7 @@ pub(super) fn defaults(env: &Env, settings: &mut Settings, problems: &mut Proble
     }
     let otlp = settings.get("uplink.otlp.endpoint").cloned();
     let mqtt = settings.get("uplink.mqtt.url").is_some();
-    for (path, key) in keys::expanded() {
+    for (path, key) in keys::expanded(settings) {
         // An uplink that is not there has no defaults.
         let absent = (path.starts_with("uplink.otlp.") && otlp.is_none())
             || (path.starts_with("uplink.mqtt.") && !mqtt);
@@ -147,7 +148,8 @@ pub(super) fn runtime_folder(env: &Env) -> (Option<PathBuf>, &'static str) {
 /// Builds the configuration. It means something only if `problems` got no error.
 pub(super) fn build(settings: &Settings, files: Vec<PathBuf>, problems: &mut Problems) -> Config {
     let builder = Builder { settings };
-    let config = builder.config(files);
+    let mut config = builder.config(files);
+    config.jobs = jobs::build(settings, problems);
     builder.check(&config, problems);
     config
 }
@@ -294,6 +296,7 @@ impl Builder<'_> {
                 level: self.level("log.level"),
                 send: self.level("log.send"),
             },
+            jobs: BTreeMap::new(),
             shutdown: self.duration("shutdown.timeout"),
         }
     }

@@ -7,7 +7,6 @@ use std::fmt::Write;
 #[cfg(test)]
 use super::keys::Key;
 use super::keys::{self, SECTIONS};
-use super::value::Kind;
 
 /// The default configuration file: every key with its default, commented out,
 /// so that it says what happens and changes nothing.
@@ -28,11 +27,17 @@ pub fn default_file() -> String {
         if section.path.contains('*') {
             let _ = writeln!(out, "[{}]", section.path.replace('*', "cpu"));
         } else {
-            let _ = writeln!(out, "[{}]", section.path);
+            // A table that somebody has to name is an example.
+            let mark = if section.path.starts_with("job.") {
+                "#"
+            } else {
+                ""
+            };
+            let _ = writeln!(out, "{mark}[{}]", section.path);
         }
         let mut first = true;
         for key in keys::of_section(section.path) {
-            if matches!(key.kind, Kind::Attributes | Kind::Headers) {
+            if key.kind.is_table() {
                 continue;
             }
             let name = key.path.rsplit('.').next().unwrap_or(key.path);

@@ -21,7 +21,7 @@ pub(super) fn to_toml(settings: &Settings) -> String {
     let mut out = String::new();
     let mut section = String::new();
     // Tables last in their parents, as TOML wants it; the table of keys is in that order.
-    for (path, key) in keys::expanded() {
+    for (path, key) in keys::expanded(settings) {
         let (parent, name) = path.rsplit_once('.').unwrap_or(("", &path));
         let Some(setting) = settings.0.get(&path) else {
             continue;

@@ -4,9 +4,11 @@
 
 use crate::gauge::Family;
 
+use super::reader::Settings;
 use super::value::Kind;
 
-/// A key of the file. `*` in a path stands for each gauge family.
+/// A key of the file. `*` in a path stands for each gauge family, a part in
+/// capitals for any name that somebody gives to a table of the kind.
 #[derive(Debug)]
 pub struct Key {
     /// Dotted path.
@@ -143,6 +145,22 @@ pub static SECTIONS: &[Section] = &[
     Section {
         path: "log",
         help: "The agent's own log.",
+    },
+    Section {
+        path: "job.NAME",
+        help: "Work that may be run here: a program or a systemd unit, by schedule or when asked. Every run is a span. docs/JOBS.md has examples.",
+    },
+    Section {
+        path: "job.NAME.environment",
+        help: "Variables for the job's programs besides the few that every run gets.",
+    },
+    Section {
+        path: "job.NAME.limits",
+        help: "What a run may use; memory, cpu and tasks need a delegated cgroup.",
+    },
+    Section {
+        path: "job.NAME.arguments.ARG",
+        help: "What an order may say, and what {ARG} in the job's command stands for.",
     },
     Section {
         path: "shutdown",
@@ -560,6 +578,188 @@ pub static KEYS: &[Key] = &[
         "\"warn\"",
         "The least important level that is sent upstream.",
     ),
+    without(
+        "job.NAME.command",
+        Kind::Words,
+        "none; a job has this or unit",
+        "[\"/usr/bin/backup\", \"--site={ARG}\"]",
+        "The program and its arguments, an element each; no shell reads them. {ARG} is that argument's value, and an element with an argument that has none is left out; {{ARG}} is the text {ARG}. A program without a / is looked for in PATH.",
+    ),
+    without(
+        "job.NAME.unit",
+        Kind::Unit,
+        "none; a job has this or command",
+        "\"backup.service\"",
+        "A systemd unit that is started and waited for, with the rights that polkit gives the agent's user.",
+    ),
+    with(
+        "job.NAME.enabled",
+        Kind::Flag,
+        "true",
+        "false: as if it were not in the file.",
+    ),
+    with(
+        "job.NAME.remote",
+        Kind::Flag,
+        "false",
+        "A command over MQTT may start it.",
+    ),
+    with(
+        "job.NAME.idempotent",
+        Kind::Flag,
+        "false",
+        "Running it twice does no harm: an order that was interrupted may be performed again.",
+    ),
+    with(
+        "job.NAME.directory",
+        Kind::Path,
+        "\"/\"",
+        "Where its programs start.",
+    ),
+    with(
+        "job.NAME.timeout",
+        Kind::Duration(100, 7 * DAY),
+        "\"5m\"",
+        "From the start to SIGTERM for all of it. A suspend does not count.",
+    ),
+    with(
+        "job.NAME.grace",
+        Kind::Duration(0, HOUR),
+        "\"5s\"",
+        "From SIGTERM to SIGKILL; at shutdown at most a second.",
+    ),
+    without(
+        "job.NAME.every",
+        Kind::Duration(SECOND, 366 * DAY),
+        "it runs only when asked",
+        "\"1h\"",
+        "It runs by itself this often; times missed during a suspend are one run.",
+    ),
+    with(
+        "job.NAME.jitter",
+        Kind::Duration(0, DAY),
+        "\"0s\"",
+        "Each scheduled run starts up to this much later, by chance, so that a fleet does not start at once.",
+    ),
+    with(
+        "job.NAME.at_start",
+        Kind::Flag,
+        "false",
+        "The first scheduled run comes at the agent's start, not one interval later.",
+    ),
+    with(
+        "job.NAME.concurrency",
+        Kind::Choice(&["refuse", "queue", "parallel"]),
+        "\"refuse\"",
+        "When it is wanted while it runs: refuse the later one, queue it, or run both.",
+    ),
+    with(
+        "job.NAME.concurrency_max",
+        Kind::Whole(1, 16),
+        "4",
+        "How many may wait (queue) or run at once (parallel). All jobs together have 16 places.",
+    ),
+    with(
+        "job.NAME.output_limit",
+        Kind::Size(0, 256 * KIB),
+        "\"16KiB\"",
+        "Kept of standard output and of standard error each: the beginning and the end.",
+    ),
+    without(
+        "job.NAME.environment",
+        Kind::Environment,
+        "none",
+        "",
+        "Variables, a name and a text each; PATH is where programs are looked for.",
+    ),
+    without(
+        "job.NAME.limits.memory",
+        Kind::Size(MIB, TIB),
+        "the agent's own limit",
+        "\"16MiB\"",
+        "Memory of all its processes together (cgroup memory.max).",
+    ),
+    without(
+        "job.NAME.limits.cpu",
+        Kind::Whole(1, 6400),
+        "the agent's own limit",
+        "20",
+        "Percent of one CPU (cgroup cpu.max).",
+    ),
+    without(
+        "job.NAME.limits.tasks",
+        Kind::Whole(1, 10_000),
+        "the agent's own limit",
+        "8",
+        "Processes and threads (cgroup pids.max).",
+    ),
+    without(
+        "job.NAME.limits.nice",
+        Kind::Whole(0, 19),
+        "the agent's own niceness",
+        "10",
+        "Added to the agent's own niceness.",
+    ),
+    without(
+        "job.NAME.limits.file_size",
+        Kind::Size(0, TIB),
+        "the agent's own limit",
+        "\"10MiB\"",
+        "The largest file that it may write (RLIMIT_FSIZE).",
+    ),
+    without(
+        "job.NAME.limits.open_files",
+        Kind::Whole(8, 1_048_576),
+        "the agent's own limit",
+        "64",
+        "Files that it may have open (RLIMIT_NOFILE).",
+    ),
+    with(
+        "job.NAME.arguments.ARG.type",
+        Kind::Choice(&["string", "integer", "number", "boolean"]),
+        "\"string\"",
+        "What a value is, as JSON has it; nothing is converted.",
+    ),
+    with(
+        "job.NAME.arguments.ARG.required",
+        Kind::Flag,
+        "false",
+        "An order without it is refused.",
+    ),
+    without(
+        "job.NAME.arguments.ARG.default",
+        Kind::Scalar,
+        "the elements that hold it are left out",
+        "\"north\"",
+        "What it is when an order does not say.",
+    ),
+    without(
+        "job.NAME.arguments.ARG.choices",
+        Kind::Scalars,
+        "any value",
+        "[\"north\", \"south\"]",
+        "The only values that it may have.",
+    ),
+    with(
+        "job.NAME.arguments.ARG.max_length",
+        Kind::Whole(1, 4096),
+        "256",
+        "Bytes of a string. Control characters are refused, and so is a - that would begin an element.",
+    ),
+    without(
+        "job.NAME.arguments.ARG.min",
+        Kind::Number,
+        "no bound",
+        "0",
+        "The least integer or number.",
+    ),
+    without(
+        "job.NAME.arguments.ARG.max",
+        Kind::Number,
+        "no bound",
+        "100",
+        "The greatest integer or number.",
+    ),
     with(
         "shutdown.timeout",
         Kind::Duration(SECOND, 600 * SECOND),
@@ -640,6 +840,7 @@ pub fn children(path: &[String]) -> Vec<&'static str> {
         {
             match pattern.next() {
                 Some("*") => names.extend(Family::ALL.iter().map(|family| family.as_str())),
+                Some(name) if is_any(name) => {}
                 Some(name) => names.push(name),
                 None => {}
             }
@@ -666,18 +867,59 @@ pub fn elsewhere(name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every concrete path with its key, `*` expanded, in the order of the table.
-pub fn expanded() -> impl Iterator<Item = (String, &'static Key)> {
-    // All keys of one family together: section by section, not key by key.
-    SECTIONS.iter().flat_map(|section| {
-        let families: Vec<&str> = match section.path.contains('*') {
-            true => Family::ALL.iter().map(|family| family.as_str()).collect(),
-            false => vec![""],
-        };
-        families.into_iter().flat_map(move |family| {
-            of_section(section.path).map(move |key| (key.path.replace('*', family), key))
-        })
+/// Every concrete path with its key, in the order of the table: `*` is each
+/// family, and a part in capitals each table of that kind that `settings` has.
+pub fn expanded(settings: &Settings) -> Vec<(String, &'static Key)> {
+    let mut all = Vec::new();
+    // All keys of one table together: section by section, not key by key.
+    for section in SECTIONS {
+        for path in instances(section.path, settings) {
+            for key in of_section(section.path) {
+                let rest = key.path.strip_prefix(section.path).unwrap_or_default();
+                all.push((format!("{path}{rest}"), key));
+            }
+        }
+    }
+    all
+}
+
+/// The concrete paths of a pattern.
+fn instances(pattern: &str, settings: &Settings) -> Vec<String> {
+    let mut paths = vec![String::new()];
+    for part in pattern.split('.') {
+        let mut longer = Vec::new();
+        for path in paths {
+            let names: Vec<String> = match part {
+                "*" => Family::ALL.iter().map(|f| f.as_str().to_owned()).collect(),
+                any if is_any(any) => settings.names(&path),
+                name => vec![name.to_owned()],
+            };
+            let dot = if path.is_empty() { "" } else { "." };
+            longer.extend(names.into_iter().map(|name| format!("{path}{dot}{name}")));
+        }
+        paths = longer;
+    }
+    paths
+}
+
+/// Whether a table at this path is one that somebody gave a name.
+pub fn is_named_table(path: &[String]) -> bool {
+    SECTIONS.iter().any(|section| {
+        let pattern: Vec<&str> = section.path.split('.').collect();
+        let any = pattern.last().is_some_and(|last| is_any(last));
+        any && pattern.len() == path.len()
+            && pattern
+                .iter()
+                .zip(path)
+                .all(|(part, name)| matches(part, name))
     })
+}
+
+/// Whether a table below this path may have a name that somebody gives.
+pub fn takes_names(path: &[String]) -> bool {
+    let mut below = path.to_vec();
+    below.push("x".into());
+    is_named_table(&below)
 }
 
 /// The keys that stand directly in a section. A table such as the headers is a
@@ -688,7 +930,7 @@ pub fn of_section(section: &'static str) -> impl Iterator<Item = &'static Key> {
 
 fn section_of(key: &Key) -> &'static str {
     match key.kind {
-        Kind::Attributes | Kind::Headers => key.path,
+        kind if kind.is_table() => key.path,
         _ => key.path.rsplit_once('.').map_or("", |(section, _)| section),
     }
 }
@@ -696,8 +938,21 @@ fn section_of(key: &Key) -> &'static str {
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => Family::ALL.iter().any(|family| family.as_str() == name),
+        any if is_any(any) => is_table_name(name),
         _ => pattern == name,
     }
+}
+
+/// Whether a part of a pattern stands for any name.
+fn is_any(part: &str) -> bool {
+    part.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// Whether a table may be called so: it becomes a level of a topic, a folder
+/// and an attribute's value.
+fn is_table_name(name: &str) -> bool {
+    let ok = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (1..=64).contains(&name.len()) && name.chars().all(ok)
 }
 
 #[cfg(test)]
@@ -706,6 +961,8 @@ mod tests {
 
     use toml::de::DeValue;
 
+    use super::super::problem::Origin;
+    use super::super::value::Value;
     use super::*;
 
     #[test]
@@ -732,7 +989,11 @@ mod tests {
 
     #[test]
     fn every_key_has_a_section_and_stands_once() {
-        let listed: Vec<String> = expanded().map(|(path, _)| path).collect();
+        let mut settings = Settings::default();
+        for table in ["job.NAME", "job.NAME.arguments.ARG"] {
+            settings.fill(table, Value::Section, Origin::Default);
+        }
+        let listed: Vec<String> = expanded(&settings).into_iter().map(|(p, _)| p).collect();
         let mut unique = listed.clone();
         unique.sort();
         unique.dedup();

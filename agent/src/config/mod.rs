@@ -20,11 +20,13 @@ use std::time::Duration;
 
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
+use crate::work::Job;
 
 mod build;
 pub mod docs;
 mod effective;
 mod env;
+mod jobs;
 pub mod keys;
 mod problem;
 mod reader;
@@ -69,6 +71,8 @@ pub struct Config {
     pub trace: Tracing,
     /// `[log]`
     pub log: Logging,
+    /// `[job.NAME]`, those that are enabled, by name.
+    pub jobs: BTreeMap<String, Job>,
     /// `[shutdown] timeout`: from SIGTERM to the last byte synced.
     pub shutdown: Duration,
 }

@@ -42,6 +42,19 @@ impl Settings {
             .map_or(Origin::Default, |setting| setting.origin.clone())
     }
 
+    /// The tables that somebody gave a name below a path.
+    pub fn names(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{path}.");
+        let below = self.0.range(prefix.clone()..);
+        below
+            .take_while(|(key, _)| key.starts_with(&prefix))
+            .filter(|(_, setting)| setting.value == Value::Section)
+            .filter_map(|(key, _)| key.strip_prefix(&prefix))
+            .filter(|name| !name.contains('.'))
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Sets what is still open.
     pub fn fill(&mut self, path: &str, value: Value, origin: Origin) {
         self.0
@@ -173,9 +186,7 @@ impl Reader<'_> {
             }
             path.push(name.get_ref().to_string());
             match (keys::find(path), value.get_ref()) {
-                (Found::Key(key), DeValue::Table(table))
-                    if matches!(key.kind, Kind::Attributes | Kind::Headers) =>
-                {
+                (Found::Key(key), DeValue::Table(table)) if key.kind.is_table() => {
                     let mut entries = BTreeMap::new();
                     self.entries(key, "", table, &mut entries);
                     // A bare header without entries says nothing.
@@ -190,7 +201,15 @@ impl Reader<'_> {
                         .insert(path.join("."), Setting { value, origin });
                 }
                 (Found::Key(key), _) => self.value(key, path, value),
-                (Found::Section, DeValue::Table(table)) => self.section(path, table),
+                (Found::Section, DeValue::Table(table)) => {
+                    if keys::is_named_table(path) {
+                        let origin = self.source.place(&name.span());
+                        let value = Value::Section;
+                        let setting = Setting { value, origin };
+                        self.settings.0.insert(path.join("."), setting);
+                    }
+                    self.section(path, table);
+                }
                 (Found::Section, _) => self.problem(
                     &path.join("."),
                     value,
@@ -279,6 +298,8 @@ impl Reader<'_> {
             let what = format!("unknown key {}", quoted(typed));
             let fix = if let Some(name) = keys::alias(&full) {
                 format!("here it is called {name}")
+            } else if keys::takes_names(parent) {
+                "a name here has 1 to 64 letters, digits, _ and -".into()
             } else if let Some(name) = suggest(typed, children.iter().copied()) {
                 format!("did you mean \"{name}\"?")
             } else if let [one] = keys::elsewhere(typed).as_slice() {

@@ -586,6 +586,9 @@ fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
     let taken: String = docs::default_file()
         .lines()
         .map(|line| match line.strip_prefix('#') {
+            // A job has a command or a unit, not both.
+            Some(rest) if rest.starts_with("unit = ") => String::new(),
+            Some(rest) if rest.starts_with('[') => format!("{rest}\n"),
             Some(rest) if rest.contains(" = ") && !rest.starts_with(' ') => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
@@ -596,7 +599,7 @@ fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
     // Every key of the table was read; the other families differ only in name.
     for key in keys::KEYS
         .iter()
-        .filter(|key| !matches!(key.kind, Kind::Attributes | Kind::Headers))
+        .filter(|key| !key.kind.is_table() && key.kind != Kind::Unit)
     {
         let origin = loaded.settings.origin(&key.path.replace('*', "cpu"));
         assert!(matches!(origin, Origin::File(_)), "{}", key.path);
@@ -629,5 +632,114 @@ fn no_cut_and_no_damaged_byte_ends_in_a_panic() {
         ] {
             read(format!("{before}{damage}{after}"));
         }
+    }
+}
+
+const BACKUP: &str = "[job.backup]
+command = [\"/bin/true\", \"--site={site}\", \"{count}\"]
+every = \"1h\"
+jitter = \"5m\"
+remote = true
+[job.backup.environment]
+COLOR = \"blue\"
+KEY_FILE = \"/etc/key\"
+[job.backup.limits]
+memory = \"16MiB\"
+cpu = 20
+[job.backup.arguments.site]
+choices = [\"north\", \"south\"]
+default = \"north\"
+[job.backup.arguments.count]
+type = \"integer\"
+min = 1
+max = 9
+";
+
+#[test]
+fn a_job_is_read_with_everything_it_says() {
+    use crate::work::job::{ArgumentKind, Program};
+    let world = toml(BACKUP);
+    let config = fine(&world);
+    let job = &config.jobs["backup"];
+    assert!(matches!(&job.program, Program::Command(words) if words.len() == 3));
+    assert_eq!(job.schedule.unwrap().jitter, Duration::from_secs(300));
+    assert_eq!(job.environment["KEY_FILE"], "/etc/key");
+    assert_eq!(job.limits.memory, Some(16 << 20));
+    assert_eq!(job.limits.cpu, Some(20));
+    let count = &job.arguments["count"];
+    assert_eq!(count.kind, ArgumentKind::Integer { min: 1, max: 9 });
+    assert_eq!(job.arguments["site"].choices.len(), 2);
+    assert_eq!((job.remote, job.output_limit), (true, 16 << 10));
+    assert!(config.jobs.len() == 1);
+}
+
+#[test]
+fn a_job_shown_in_effect_loads_to_the_same_job() {
+    let world = toml(BACKUP);
+    let jobs = fine(&world).jobs;
+    let effective = world.load().unwrap().effective();
+    assert_eq!(fine(&toml(&effective)).jobs, jobs, "{effective}");
+}
+
+#[test]
+fn a_drop_in_changes_one_key_of_a_job_or_disables_it() {
+    let world = toml(BACKUP)
+        .file("conf.d/a.toml", "[job.backup]\ntimeout = \"1s\"\n")
+        .file("conf.d/b.toml", "[job.other]\ncommand = [\"true\"]\n");
+    let jobs = fine(&world).jobs;
+    assert_eq!(jobs["backup"].timeout, Duration::from_secs(1));
+    assert_eq!(jobs["backup"].arguments.len(), 2);
+    assert!(jobs.contains_key("other"));
+    let world = world.file("conf.d/c.toml", "[job.backup]\nenabled = false\n");
+    assert!(!fine(&world).jobs.contains_key("backup"));
+}
+
+#[test]
+fn everything_that_is_wrong_with_jobs_is_told_at_once_with_its_line() {
+    let world = toml(
+        "[job.a]
+command = \"rm -rf /\"
+[job.b]
+comand = [\"x\"]
+[job.\"c/d\"]
+command = [\"/bin/true\"]
+[job.e]
+command = [\"{x}\", \"{siet}\"]
+every = \"1h\"
+[job.e.environment]
+API_TOKEN = \"x\"
+[job.e.arguments.site]
+required = true
+default = 5
+[job.e.arguments.x]
+type = \"integer\"
+min = 2
+max = 1
+[job.f]
+command = [\"bin/x\"]
+unit = \"a.service\"
+[job.g]
+unit = \"a.service; reboot\"
+[job.h]
+command = [\"/bin/true\", \"{nothing}\"]
+",
+    );
+    let lines = world.lines().join("\n");
+    for expected in [
+        "sonde.toml:2:11: job.a.command: is text where a list is expected — no shell splits it",
+        "sonde.toml:4:1: job.b.comand: unknown key \"comand\" — did you mean \"command\"?",
+        "sonde.toml:5:6: job.c/d: unknown key \"c/d\" — a name here has 1 to 64 letters",
+        "sonde.toml:8:11: job.e.command: takes its program from an argument",
+        "sonde.toml:8:11: job.e.command: holds {siet}, which is no argument — did you mean {site}?",
+        "sonde.toml:9:9: job.e.every: a scheduled run gives no arguments, and site is required",
+        "sonde.toml:11:13: job.NAME.environment.API_TOKEN: is a secret",
+        "sonde.toml:14:11: job.e.arguments.site.default: is a number, not a string",
+        "sonde.toml:14:11: job.e.arguments.site.default: stands with required = true",
+        "sonde.toml:17:7: job.e.arguments.x.min: is greater than max",
+        "sonde.toml:21:8: job.f.unit: stands beside command",
+        "sonde.toml:23:8: job.g.unit: \"a.service; reboot\" is not allowed",
+        "sonde.toml:25:11: job.h.command: holds {nothing}, which is no argument — declare it with [job.h.arguments.nothing]",
+    ] {
+        assert!(lines.contains(expected), "{expected}\n---\n{lines}");
     }
 }

@@ -54,6 +54,18 @@ pub enum Kind {
     Attributes,
     /// A table of HTTP headers.
     Headers,
+    /// A table of environment variables.
+    Environment,
+    /// A program and its arguments.
+    Words,
+    /// A systemd unit's name.
+    Unit,
+    /// A number, whole or not.
+    Number,
+    /// A text, a number, true or false.
+    Scalar,
+    /// A list of those.
+    Scalars,
 }
 
 /// A value that its [`Kind`] has accepted.
@@ -79,6 +91,12 @@ pub enum Value {
     Url(Url),
     /// A table; each entry knows where it came from.
     Table(BTreeMap<String, (String, Origin)>),
+    /// A program and its arguments.
+    Words(Vec<String>),
+    /// A text, a number, true or false; or a list of those.
+    Json(serde_json::Value),
+    /// Nothing by itself: a table of this name is there.
+    Section,
 }
 
 /// Why a value was refused: what it is, and what to write instead.
@@ -126,7 +144,16 @@ const OWN_HEADERS: [&str; 8] = [
     "upgrade",
 ];
 
+/// Elements of a list, and bytes of one of them.
+const LIST_MAX: usize = 128;
+const WORD_MAX: usize = 4096;
+
 impl Kind {
+    /// Whether its entries have names that somebody gives, and stand in a section of their own.
+    pub fn is_table(self) -> bool {
+        matches!(self, Kind::Attributes | Kind::Headers | Kind::Environment)
+    }
+
     /// What it takes, to follow "allowed:" or "expected".
     pub fn allowed(self) -> String {
         match self {
@@ -165,6 +192,12 @@ impl Kind {
             Kind::ClockTrust => "\"timesync\", \"always\" or \"file:/PATH\"".into(),
             Kind::Attributes => "a table of texts".into(),
             Kind::Headers => "a table of header names and texts".into(),
+            Kind::Environment => "a table of variables and texts".into(),
+            Kind::Words => "a list of texts".into(),
+            Kind::Unit => "a systemd unit's name such as \"backup.service\"".into(),
+            Kind::Number => "a number".into(),
+            Kind::Scalar => "text, a number, true or false".into(),
+            Kind::Scalars => "a list of texts, numbers, true or false".into(),
         }
     }
 
@@ -220,6 +253,32 @@ impl Kind {
                 )),
                 Err(wrong) => Err(wrong),
             },
+            (Kind::Words, DeValue::Array(items)) if items.len() <= LIST_MAX => {
+                let words = items.iter().map(|item| match item.get_ref() {
+                    DeValue::String(text) => self.word(text),
+                    other => Err(self.mismatch(other)),
+                });
+                words.collect::<Result<_, _>>().map(Value::Words)
+            }
+            (Kind::Words | Kind::Scalars, DeValue::Array(items)) if items.len() > LIST_MAX => {
+                Err(Wrong::new(
+                    format!("has {} elements", items.len()),
+                    format!("at most {LIST_MAX} are taken"),
+                ))
+            }
+            (Kind::Words, DeValue::String(_)) => Err(Wrong::new(
+                "is text where a list is expected",
+                "no shell splits it: write [\"/path/to/program\", \"argument\"]",
+            )),
+            (Kind::Scalars, DeValue::Array(items)) => {
+                let values = items.iter().map(|item| self.scalar(item.get_ref()));
+                let values: Vec<_> = values.collect::<Result<_, _>>()?;
+                Ok(Value::Json(values.into()))
+            }
+            (Kind::Scalar, value) => self.scalar(value).map(Value::Json),
+            (Kind::Number, DeValue::Integer(_) | DeValue::Float(_)) => {
+                self.scalar(value).map(Value::Json)
+            }
             (Kind::Flag | Kind::Whole(..) | Kind::Ratio, DeValue::String(text)) => Err(Wrong::new(
                 "is text in quotes",
                 match text.parse::<f64>().is_ok() || *text == "true" || *text == "false" {
@@ -227,7 +286,15 @@ impl Kind {
                     false => format!("expected {}", self.allowed()),
                 },
             )),
-            (Kind::Attributes | Kind::Headers, _) => Err(self.mismatch(value)),
+            (
+                Kind::Attributes
+                | Kind::Headers
+                | Kind::Environment
+                | Kind::Words
+                | Kind::Number
+                | Kind::Scalars,
+                _,
+            ) => Err(self.mismatch(value)),
             (_, DeValue::String(text)) => self.read_text(text, base),
             (_, other) => Err(self.mismatch(other)),
         }
@@ -329,7 +396,26 @@ impl Kind {
             | Kind::Uplinks
             | Kind::Url(..)
             | Kind::Attributes
-            | Kind::Headers => refuse(),
+            | Kind::Headers
+            | Kind::Environment
+            | Kind::Words
+            | Kind::Number
+            | Kind::Scalar
+            | Kind::Scalars => refuse(),
+            // systemd.unit(5): the characters of a unit's name and its types that can be started.
+            Kind::Unit => {
+                let ok = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+                let kind = text.rsplit_once('.').map_or("", |(_, kind)| kind);
+                let startable = ["service", "target", "mount", "timer", "socket", "path"];
+                match text.len() <= 255
+                    && text.chars().all(ok)
+                    && !text.starts_with(['.', '-'])
+                    && startable.contains(&kind)
+                {
+                    true => Ok(Value::Text(text.into())),
+                    false => refuse(),
+                }
+            }
         }
     }
 
@@ -359,6 +445,9 @@ impl Kind {
     /// # Errors
     /// What is wrong with it and what to write instead.
     pub fn check_entry(self, name: &str, text: &str, inline: bool) -> Result<(), Wrong> {
+        if self == Kind::Environment {
+            return check_variable(name, text);
+        }
         if self == Kind::Headers {
             let lower = name.to_ascii_lowercase();
             if inline && is_secret_name(&lower) {
@@ -398,6 +487,40 @@ impl Kind {
             ));
         }
         Ok(())
+    }
+
+    /// An element of an argument vector.
+    fn word(self, text: &str) -> Result<String, Wrong> {
+        match text.len() <= WORD_MAX && !text.contains('\0') {
+            true => Ok(text.to_owned()),
+            false => Err(Wrong::new(
+                "has an element that no program can be given",
+                format!("use up to {WORD_MAX} bytes without a zero byte"),
+            )),
+        }
+    }
+
+    fn scalar(self, value: &DeValue<'_>) -> Result<serde_json::Value, Wrong> {
+        let refuse = || {
+            Wrong::new(
+                format!("{} is out of range", number_text(value)),
+                format!("expected {}", self.allowed()),
+            )
+        };
+        match value {
+            DeValue::String(text) => self.word(text).map(serde_json::Value::from),
+            DeValue::Boolean(flag) => Ok((*flag).into()),
+            DeValue::Integer(_) => {
+                let number: i64 = number_text(value).parse().map_err(|_| refuse())?;
+                Ok(number.into())
+            }
+            DeValue::Float(float) => {
+                let number = float.as_str().replace('_', "").parse::<f64>();
+                let number = number.ok().and_then(serde_json::Number::from_f64);
+                number.map(serde_json::Value::Number).ok_or_else(refuse)
+            }
+            other => Err(self.mismatch(other)),
+        }
     }
 
     /// A ratio from its decimal text.
@@ -446,6 +569,53 @@ pub(super) fn is_secret_name(lower: &str) -> bool {
     ]
     .iter()
     .any(|word| lower.contains(word))
+}
+
+/// One environment variable of a job.
+fn check_variable(name: &str, text: &str) -> Result<(), Wrong> {
+    let lower = name.to_ascii_lowercase();
+    let names_a_place = ["_file", "_path", "_dir"]
+        .iter()
+        .any(|end| lower.ends_with(end));
+    if is_secret_name(&lower) && !names_a_place {
+        return Err(Wrong::secret(
+            "is a secret, and secrets do not belong in this file",
+            "put it into a file (mode 0600) that the job reads, and name that with a variable that ends in _FILE",
+        ));
+    }
+    let ok = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty()
+        || name.len() > TEXT_MAX
+        || !name.chars().all(ok)
+        || name.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return Err(Wrong::new(
+            "is not a variable's name",
+            "use letters, digits and _, not a digit first",
+        ));
+    }
+    // Set by the agent for each run.
+    if [
+        "TRACEPARENT",
+        "TRACESTATE",
+        "BAGGAGE",
+        "SONDE_JOB",
+        "SONDE_RUN",
+    ]
+    .contains(&name)
+    {
+        return Err(Wrong::new(
+            "is a variable that the agent sets itself",
+            "remove it",
+        ));
+    }
+    match text.len() <= WORD_MAX && !text.contains('\0') {
+        true => Ok(()),
+        false => Err(Wrong::new(
+            "is not a value that a variable can have",
+            format!("use up to {WORD_MAX} bytes without a zero byte"),
+        )),
+    }
 }
 
 fn uplink(text: &str) -> Result<UplinkName, Wrong> {
@@ -519,6 +689,19 @@ impl fmt::Display for Value {
                 write!(f, "[{}]", names.join(", "))
             }
             Value::Url(url) => f.write_str(&toml_text(&url.to_string())),
+            Value::Words(words) => {
+                let words: Vec<_> = words.iter().map(|word| toml_text(word)).collect();
+                write!(f, "[{}]", words.join(", "))
+            }
+            Value::Json(serde_json::Value::String(text)) => f.write_str(&toml_text(text)),
+            Value::Json(serde_json::Value::Array(items)) => {
+                let items = items
+                    .iter()
+                    .map(|item| Value::Json(item.clone()).to_string());
+                write!(f, "[{}]", items.collect::<Vec<_>>().join(", "))
+            }
+            Value::Json(scalar) => write!(f, "{scalar}"),
+            Value::Section => Ok(()),
             Value::Table(entries) => {
                 f.write_str("{")?;
                 for (index, (name, (text, _))) in entries.iter().enumerate() {

@@ -16,6 +16,7 @@ use crate::status::{
 };
 use crate::trace::Drops;
 use crate::uplink::Roster;
+use crate::work::Work;
 
 /// The owners' channels.
 pub(super) struct Board {
@@ -27,6 +28,7 @@ pub(super) struct Board {
     uplinks: Roster,
     pipeline: PipelineHandle,
     drops: Drops,
+    work: Work,
     config: Mutex<ConfigStatus>,
 }
 
@@ -57,6 +59,7 @@ impl Board {
             uplinks,
             pipeline: parts.pipeline(),
             drops: parts.drops(),
+            work: parts.work(),
             config: Mutex::new(ConfigStatus {
                 files: files(config),
                 loaded_unix_ns: now.unix_ns,
@@ -123,7 +126,7 @@ impl Snapshot for Board {
                 gauges,
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
-                jobs: Vec::new(),
+                jobs: self.work.status(now),
                 config: self
                     .config
                     .lock()

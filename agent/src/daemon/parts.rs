@@ -1,11 +1,12 @@
 //! Everything that runs between the spool and the door: telemetry, uplinks,
-//! gauges; how they start, change at a reload, and end.
+//! gauges, jobs; how they start, change at a reload, and end.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
 use crate::spool::{Spool, Subscription};
 use crate::trace::{Drops, Telemetry, Tracer};
 use crate::uplink::{Roster, Stop, Uplink, World, mqtt, otlp_http};
+use crate::work::{Setup, Work, agenda};
 
 /// The running parts.
 pub(super) struct Parts {
@@ -25,6 +27,8 @@ pub(super) struct Parts {
     uplinks: Uplinks,
     pipeline: Pipeline,
     pipeline_stop: CancellationToken,
+    work: Work,
+    agenda: JoinHandle<()>,
 }
 
 /// The ways out, all started from one configuration.
@@ -50,6 +54,9 @@ impl Parts {
             clock.clone(),
             config.batch.length,
         );
+        let setup = Setup::of_process(clock.clone(), telemetry.tracer.clone(), &config.paths.root);
+        let work = Work::new(setup);
+        work.configure(&config.jobs, None);
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
             config,
@@ -60,6 +67,7 @@ impl Parts {
                 tracer: telemetry.tracer.clone(),
                 spool_status: spool.status(),
                 uplinks: roster.clone(),
+                work: work.clone(),
                 stop: pipeline_stop.clone(),
             },
         )?;
@@ -69,7 +77,13 @@ impl Parts {
             uplinks,
             pipeline,
             pipeline_stop,
+            agenda: tokio::spawn(agenda::run(work.clone())),
+            work,
         })
+    }
+
+    pub(super) fn work(&self) -> Work {
+        self.work.clone()
     }
 
     pub(super) fn tracer(&self) -> Tracer {
@@ -97,6 +111,7 @@ impl Parts {
     ) {
         self.telemetry.reconfigure(&new.trace, &new.log);
         self.pipeline.handle.reload(new).await;
+        self.work.configure(&new.jobs, None);
         let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
         if restart {
             std::mem::take(&mut self.uplinks).replace().await;
@@ -115,6 +130,9 @@ impl Parts {
             if Pin::new(&mut self.pipeline.task).poll(context).is_ready() {
                 return Poll::Ready("the gauge pipeline");
             }
+            if Pin::new(&mut self.agenda).poll(context).is_ready() {
+                return Poll::Ready("the jobs' schedule");
+            }
             for (name, uplink) in &mut self.uplinks.running {
                 if Pin::new(&mut uplink.task).poll(context).is_ready() {
                     return Poll::Ready(match name {
@@ -128,9 +146,13 @@ impl Parts {
         .await
     }
 
-    /// Ends with the flow: the last batch is sealed, spans and logs are
-    /// flushed, the uplinks send what waits if their link is up.
+    /// Ends with the flow: what runs is ended, the last batch is sealed, spans
+    /// and logs are flushed, the uplinks send what waits if their link is up.
     pub(super) async fn finish(self, budget: Duration) {
+        if !self.work.stop(budget / 2).await {
+            log::error!("a run did not end within {:?}, not even killed", budget / 2);
+        }
+        join("the jobs' schedule", self.agenda, budget / 4).await;
         self.pipeline_stop.cancel();
         join("the gauge pipeline", self.pipeline.task, budget / 4).await;
         if timeout(budget / 4, self.telemetry.stop()).await.is_err() {

@@ -9,12 +9,15 @@ use tokio::sync::watch;
 
 use super::readings::{found, text};
 use super::table::{
-    ERRORS, OVERRUNS, POINTS, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK,
-    UPLINK_ACKED, UPLINK_PENDING, UPLINK_STATE, UPLINK_WIRE,
+    ERRORS, JOB_CPU, JOB_DURATION, JOB_REFUSED, JOB_RUNNING, JOB_RUNS, OVERRUNS, POINTS,
+    SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK, UPLINK_ACKED, UPLINK_PENDING,
+    UPLINK_STATE, UPLINK_WIRE,
 };
-use super::{Family, Missing, Readings, SeriesId, Value};
+use super::{Descriptor, Family, Missing, Readings, SeriesId, Value};
+use crate::frame::Stamp;
 use crate::status::SpoolStatus;
 use crate::uplink::Roster;
+use crate::work::Work;
 
 /// Kinds of loss that get a series of their own: classes times reasons, with room.
 const MAX_LOSSES: usize = 64;
@@ -46,7 +49,15 @@ pub struct Agent {
     /// A family's series begins with its first error: nine zeros a tick would be paid for.
     errors: [Option<Option<SeriesId>>; Family::ALL.len()],
     losses: Vec<(String, String, Option<SeriesId>)>,
+    work: Option<Work>,
+    jobs: Vec<(JobKey, Option<SeriesId>)>,
 }
+
+/// A job's series: its gauge, its name, and the outcome or reason if it has one.
+type JobKey = (&'static str, String, String);
+
+/// Series of jobs: all that the configuration can name, a few each.
+const MAX_JOB_SERIES: usize = 512;
 
 #[derive(Clone, Copy, Debug)]
 struct Ids {
@@ -75,7 +86,16 @@ impl Agent {
             ids: None,
             errors: [None; Family::ALL.len()],
             losses: Vec::new(),
+            work: None,
+            jobs: Vec::new(),
         }
+    }
+
+    /// Reads the jobs' counts too.
+    #[must_use]
+    pub fn with_work(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
     }
 
     /// Reads everything; comes last in a tick, because `sonde.sampler.points`
@@ -99,6 +119,7 @@ impl Agent {
         }
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
+        self.read_jobs(out);
         let mut points = figures.points;
         let taken = out
             .as_slice()
@@ -141,6 +162,54 @@ impl Agent {
                 None => continue,
             };
             out.put(id, Value::whole(lost.items));
+        }
+    }
+
+    /// Before a job's first run it has no series: most of it would be zeros.
+    fn read_jobs(&mut self, out: &mut Readings) {
+        let Some(work) = &self.work else { return };
+        let known = &mut self.jobs;
+        let mut put = |gauge, job: &str, by: Option<(&'static str, &str)>, value| {
+            let (gauge, extra): (&'static Descriptor, _) = (gauge, by.map_or("", |(_, word)| word));
+            let same = |key: &JobKey| key.0 == gauge.name && key.1 == job && key.2 == extra;
+            let id = match known.iter().find(|(key, _)| same(key)) {
+                Some((_, id)) => *id,
+                None if known.len() < MAX_JOB_SERIES => {
+                    let name = ("sonde.job.name", found(job));
+                    let by = by.map(|(key, word)| (key, found(word)));
+                    let attributes: Vec<_> = std::iter::once(name).chain(by).collect();
+                    let id = out.series(gauge, &attributes);
+                    let name = match &gauge.name {
+                        std::borrow::Cow::Borrowed(name) => name,
+                        std::borrow::Cow::Owned(_) => return,
+                    };
+                    known.push(((name, job.to_owned(), extra.to_owned()), id));
+                    id
+                }
+                None => return,
+            };
+            out.put(id, value);
+        };
+        for job in work.status(Stamp::default()) {
+            let name = job.name.as_str();
+            for (outcome, count) in &job.runs {
+                let by = Some(("sonde.job.outcome", outcome.as_str()));
+                put(&JOB_RUNS, name, by, Value::whole(*count));
+            }
+            for (reason, count) in &job.refused {
+                let by = Some(("sonde.reason", reason.as_str()));
+                put(&JOB_REFUSED, name, by, Value::whole(*count));
+            }
+            if job.running > 0 || job.last.is_some() {
+                put(&JOB_RUNNING, name, None, Value::whole(job.running));
+            }
+            if let Some(last) = &job.last {
+                // A millisecond is what a job's length is known to.
+                let seconds = (last.duration_s * 1000.0).round() / 1000.0;
+                put(&JOB_DURATION, name, None, Ok(Value::Float(seconds)));
+                let seconds = (job.cpu_s * 1000.0).round() / 1000.0;
+                put(&JOB_CPU, name, None, Ok(Value::Float(seconds)));
+            }
         }
     }
 

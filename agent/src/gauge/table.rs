@@ -72,6 +72,11 @@ gauges! {
     UPLINK_WIRE: Agent Counter "sonde.uplink.wire.io" ["By"] ("network.io.direction", "sonde.uplink") "Bytes on the wire, TLS and headers included.";
     UPLINK_ACKED: Agent Counter "sonde.uplink.acked" ["{item}"] ("sonde.uplink") "Items that the other side acknowledged.";
     UPLINK_STATE: Agent Gauge "sonde.uplink.state" ["1"] ("sonde.uplink") "0 idle, 1 connecting, 2 up, 3 waiting, 4 circuit open.";
+    JOB_RUNS: Agent Counter "sonde.job.runs" ["{run}"] ("sonde.job.name", "sonde.job.outcome") "Runs that ended, by outcome.";
+    JOB_REFUSED: Agent Counter "sonde.job.refused" ["{order}"] ("sonde.job.name", "sonde.reason") "Orders that were refused.";
+    JOB_RUNNING: Agent UpDownCounter "sonde.job.running" ["{run}"] ("sonde.job.name") "Runs under way.";
+    JOB_DURATION: Agent Gauge "sonde.job.duration" ["s"] ("sonde.job.name") "How long the run took that ended last.";
+    JOB_CPU: Agent Counter "sonde.job.cpu_time" ["s"] ("sonde.job.name") "CPU time of all runs that ended, as far as it is known.";
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cgroup::{Cgroups, RunGroup};
 use super::job::Program;
+use super::process::PATH;
 use super::run::{self, Assignment};
 use super::schedule::Agenda;
 use super::{Ended, Job, Order, Origin, Outcome, Refusal, launch, schema, span};
@@ -26,9 +27,6 @@ use crate::trace::{self, Tracer};
 /// Runs that may be under way or waiting in all. Each holds up to two output
 /// limits of memory, and the agent's own limit of tasks is not far beyond.
 const MAX_RUNS: usize = 16;
-
-/// Where programs are looked for, unless the job's environment says otherwise.
-pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What runs inherit from the agent's own environment, if it is there.
 const INHERITED: [&str; 6] = ["HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"];
@@ -68,6 +66,8 @@ struct Shared {
     /// Runs whose program may be running.
     running: watch::Sender<usize>,
     stop: CancellationToken,
+    /// What runs are given when the agent stops.
+    stop_within: Mutex<Duration>,
     changed: watch::Sender<u64>,
 }
 
@@ -132,6 +132,7 @@ impl Work {
             under_way: AtomicUsize::new(0),
             running: watch::Sender::new(0),
             stop: CancellationToken::new(),
+            stop_within: Mutex::default(),
             changed: watch::Sender::new(0),
         }))
     }
@@ -217,6 +218,8 @@ impl Work {
     /// Takes no more orders, ends what runs, and waits for it. `false`: some
     /// run had not ended within the budget.
     pub async fn stop(&self, budget: Duration) -> bool {
+        // The rest is for their spans.
+        *lock(&self.0.stop_within) = budget * 3 / 4;
         self.0.stop.cancel();
         let mut running = self.0.running.subscribe();
         let none = running.wait_for(|running| *running == 0);
@@ -365,6 +368,10 @@ impl Admitted {
             vector: vector.clone(),
             mark,
             stop: shared.stop.clone(),
+            stop_within: Box::new({
+                let work = work.clone();
+                move || *lock(&work.0.stop_within)
+            }),
         };
         let result = Box::pin(run::perform(assignment, cgroup)).await;
         let ended = shared.setup.clock.now();

@@ -28,6 +28,9 @@ use super::lifecycle::Exit;
 /// The longest that a launcher may take to become the program.
 const LAUNCH: Duration = Duration::from_secs(10);
 
+/// Where programs are looked for, unless the job's environment says otherwise.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A variable that marks all that belongs to a run, so that what left its
 /// process group is found where there is no cgroup.
 pub const MARK: &str = "SONDE_RUN";

@@ -21,9 +21,6 @@ use super::lifecycle::{Action, Event, Lifecycle};
 use super::process::{Plan, Processes, Streams};
 use super::{Outcome, Output};
 
-/// What a stopping agent gives its runs. Half of it to end by themselves.
-pub(super) const STOP: Duration = Duration::from_secs(2);
-
 /// Bytes read at a time.
 const PIECE: usize = 4096;
 
@@ -37,7 +34,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// All that a run needs.
-#[derive(Debug)]
 pub(super) struct Assignment {
     pub job: Arc<Job>,
     pub vector: Vec<String>,
@@ -45,6 +41,8 @@ pub(super) struct Assignment {
     pub launcher: Option<PathBuf>,
     pub mark: String,
     pub stop: CancellationToken,
+    /// How long the run has when that is cancelled.
+    pub stop_within: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
 /// What a run came to, but for its span.
@@ -154,7 +152,7 @@ pub(super) async fn perform(with: Assignment, cgroup: Option<RunGroup>) -> Resul
                 }
                 () = with.stop.cancelled(), if !is_stopped => {
                     is_stopped = true;
-                    Some(Event::Stop(STOP))
+                    Some(Event::Stop((with.stop_within)()))
                 }
                 () = watch.next(), if !has_exited => {
                     watch.look(&processes);

@@ -227,8 +227,8 @@ impl Word {
 
 /// Whether this can be an argument's name: what a placeholder can hold.
 pub fn is_name(text: &str) -> bool {
-    let first = text.chars().next().is_some_and(|c| c.is_ascii_lowercase());
-    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+    let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
     first && text.len() <= 64 && text.chars().all(rest)
 }
 
@@ -415,11 +415,11 @@ mod tests {
             ("{", vec![Part::Text("{".into())]),
             ("", vec![Part::Text(String::new())]),
             (
-                "x={a},{A}{{b",
+                "x={a},{A b}{{b",
                 vec![
                     Part::Text("x=".into()),
                     Part::Argument("a".into()),
-                    Part::Text(",{A}{{b".into()),
+                    Part::Text(",{A b}{{b".into()),
                 ],
             ),
         ] {
