@@ -36,6 +36,8 @@ pub enum Command {
         /// `--socket`
         socket: Option<PathBuf>,
     },
+    /// `spool`
+    Spool(super::spool::Options),
     /// `help`, `--help` and no arguments at all.
     Help(Topic),
     /// `--version`
@@ -82,6 +84,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
                 .map(|t| t.name),
         ));
     };
+    if topic.name == "spool" {
+        return super::spool::parse(&mut parser);
+    }
     let mut flags = Flags::default();
     while let Some(arg) = parser.next().map_err(told)? {
         let shown = show(&arg);
@@ -144,7 +149,12 @@ struct Flags {
     effective: bool,
 }
 
-fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(), String> {
+/// A path that may be given once.
+pub(super) fn once(
+    slot: &mut Option<PathBuf>,
+    parser: &mut Parser,
+    name: &str,
+) -> Result<(), String> {
     let value: OsString = parser.value().map_err(told)?;
     if value.is_empty() {
         return Err(format!("{name} needs a path after it"));
@@ -155,6 +165,23 @@ fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(
     }
 }
 
+/// One of some words.
+pub(super) fn choice<T: Copy>(
+    parser: &mut Parser,
+    option: &str,
+    known: &[(&str, T)],
+) -> Result<T, String> {
+    let value = parser.value().map_err(told)?;
+    let value = value.to_string_lossy();
+    match known.iter().find(|(name, _)| *name == value) {
+        Some((_, meant)) => Ok(*meant),
+        None => {
+            let names = known.iter().map(|(name, _)| *name);
+            Err(unknown(&format!("value of {option}"), &value, names))
+        }
+    }
+}
+
 fn topic(name: &str) -> Result<Command, String> {
     match help::TOPICS.iter().find(|topic| topic.name == name) {
         Some(topic) => Ok(Command::Help(Topic::Of(topic.name))),
@@ -162,7 +189,12 @@ fn topic(name: &str) -> Result<Command, String> {
     }
 }
 
-fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+/// There is no such thing, but perhaps one with a name like it.
+pub(super) fn unknown<'a>(
+    what: &str,
+    typed: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> String {
     match suggest(typed, known.clone()) {
         Some(meant) => format!("there is no {what} {typed:?}; did you mean {meant}?"),
         None => format!(
@@ -172,7 +204,8 @@ fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + C
     }
 }
 
-fn show(arg: &Arg<'_>) -> String {
+/// An argument as it was typed.
+pub(super) fn show(arg: &Arg<'_>) -> String {
     match arg {
         Arg::Long(name) => format!("--{name}"),
         Arg::Short(name) => format!("-{name}"),
@@ -180,7 +213,8 @@ fn show(arg: &Arg<'_>) -> String {
     }
 }
 
-fn told(error: lexopt::Error) -> String {
+/// An error of the reader, with where to look.
+pub(super) fn told(error: lexopt::Error) -> String {
     format!("{error}; see `sonde help`")
 }
 

@@ -13,6 +13,7 @@ pub mod check;
 pub mod client;
 pub mod help;
 pub mod reload;
+pub mod spool;
 pub mod status;
 
 /// All is well.
@@ -74,6 +75,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         args::Command::Reload { config, socket } => {
             reload::run(&socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)))
         }
+        args::Command::Spool(options) => spool::run(&options, &env),
         args::Command::Help(topic) => said(&help::text(topic)),
         args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }
