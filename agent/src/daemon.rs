@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{self, Config, Env, Loaded};
 use crate::door::{self, local::LocalRoutes};
+use crate::event::{self, Events};
 use crate::identity::Identity;
 use crate::journal;
 use crate::notify::Notifier;
@@ -34,7 +35,6 @@ mod parts;
 use board::Board;
 use local::LocalDoor;
 use parts::Parts;
-pub(crate) use parts::subscriptions;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +92,7 @@ struct Daemon {
     config: Config,
     identity: Identity,
     clock: Clock,
+    events: Events,
     spool: Spool,
     roster: Roster,
     parts: Parts,
@@ -132,7 +133,9 @@ impl Daemon {
             .map_err(cannot_bind)?;
 
         let roster = Roster::default();
-        let parts = Parts::start(&config, &identity, &clock, &spool, &roster)
+        let events = Events::new(clock.clone());
+        let started = clock.boot_ns();
+        let parts = Parts::start(&config, &identity, &clock, &spool, &roster, &events)
             .map_err(|error| cannot_thread(&error))?;
         let board = Arc::new(Board::new(
             &config,
@@ -140,17 +143,26 @@ impl Daemon {
             clock.clone(),
             spool.status(),
             roster.clone(),
+            events.clone(),
             &parts,
         ));
+        let version = ("version", env!("CARGO_PKG_VERSION"));
+        events.emit(event::name::AGENT_START, &[], &[version]);
         let door_stop = CancellationToken::new();
         let door = door::spawn(door, board.clone(), door_stop.clone());
-        let local = LocalDoor::open(local, LocalRoutes {});
+        let local = LocalDoor::open(
+            local,
+            LocalRoutes {
+                events: events.clone(),
+            },
+        );
         let mut daemon = Self {
             options,
             env,
             config,
             identity,
             clock,
+            events,
             spool,
             roster,
             parts,
@@ -159,6 +171,10 @@ impl Daemon {
             notifier: Notifier::from_env(),
         };
         daemon.notifier.ready();
+        let startup = ("startup", daemon.seconds_since(started));
+        daemon
+            .events
+            .emit(event::name::AGENT_READY, &[startup], &[]);
         log::info!(
             "sonde {} runs as {} (pid {}); status on {}, local programs on {}",
             env!("CARGO_PKG_VERSION"),
@@ -176,6 +192,11 @@ impl Daemon {
                 part = daemon.parts.lost_one() => break Some(part),
             }
         };
+        let uptime = ("uptime", daemon.seconds_since(started));
+        let reason = ("reason", lost.unwrap_or("signal"));
+        daemon
+            .events
+            .emit(event::name::AGENT_STOP, &[uptime], &[reason]);
         let synced = daemon.end(lost).await;
         door_stop.cancel();
         join("the door", door, DOOR_CLOSES).await;
@@ -184,6 +205,11 @@ impl Daemon {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    fn seconds_since(&self, boot_ns: u64) -> f64 {
+        let ran = Duration::from_nanos(self.clock.boot_ns().saturating_sub(boot_ns));
+        ran.as_secs_f64()
     }
 
     /// Loads the configuration again. What it got wrong is said in the status,
@@ -205,6 +231,8 @@ impl Daemon {
             Err(problems) => {
                 let problems = problems.to_string();
                 log::error!("reload refused, the old configuration stays: {problems}");
+                let error = [("error", problems.as_str())];
+                self.events.emit(event::name::CONFIG_REFUSED, &[], &error);
                 self.board.reload_refused(problems);
                 false
             }
@@ -226,6 +254,7 @@ impl Daemon {
                 self.config = config;
                 self.board.reloaded(&self.config, kept);
                 log::info!("configuration loaded again");
+                self.events.emit(event::name::CONFIG_RELOAD, &[], &[]);
                 true
             }
         }
@@ -301,7 +330,7 @@ fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spo
     let options = SpoolOptions {
         dir: config.paths.state.join("spool"),
         limits: config.spool.clone(),
-        subscriptions: subscriptions(config),
+        subscriptions: parts::subscriptions(config),
         boot_id: identity.boot_id,
         clock: clock.clone(),
     };

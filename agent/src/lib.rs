@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod door;
+pub mod event;
 pub mod frame;
 pub mod gauge;
 pub mod identity;

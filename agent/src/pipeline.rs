@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::event::{self, Events};
 use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 use crate::gauge::agent::{Agent, Figures};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
@@ -59,6 +60,8 @@ pub struct PipelineDeps {
     pub uplinks: Roster,
     /// Read by the agent family.
     pub work: Work,
+    /// Told of clock steps, and read by the agent family.
+    pub events: Events,
     /// Ends it: the last batch is sealed and stored.
     pub stop: CancellationToken,
 }
@@ -117,12 +120,15 @@ pub fn spawn(
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
     let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
-    let agent = Agent::new(deps.spool_status, deps.uplinks).with_work(deps.work);
+    let agent = Agent::new(deps.spool_status, deps.uplinks)
+        .with_work(deps.work)
+        .with_events(deps.events.tally());
     let parts = Parts {
         reader,
         agent,
         clock: deps.clock,
         tracer: deps.tracer,
+        events: deps.events,
         stop: deps.stop,
     };
     Ok(start(config, identity, parts, deps.spool))
@@ -133,6 +139,7 @@ struct Parts {
     agent: Agent,
     clock: Clock,
     tracer: Tracer,
+    events: Events,
     stop: CancellationToken,
 }
 
@@ -160,6 +167,8 @@ fn start<S: Store + Sync>(
         clock: parts.clock,
         spool,
         tracer: parts.tracer,
+        events: parts.events,
+        last: now,
     };
     Pipeline {
         handle: PipelineHandle { orders, figures },
@@ -193,6 +202,9 @@ struct Shell<S> {
     clock: Clock,
     spool: S,
     tracer: Tracer,
+    events: Events,
+    /// When the last tick was.
+    last: Stamp,
 }
 
 impl<S: Store + Sync> Shell<S> {
@@ -248,6 +260,12 @@ impl<S: Store + Sync> Shell<S> {
             .tracer
             .build(trace::routine("tick", SpanKind::Internal));
         let now = self.clock.now();
+        if let Some(step) = step_s(self.last, now) {
+            let span = Some(span.span_context().clone());
+            self.events
+                .emit_in(span, event::name::CLOCK_STEP, &[("step", step)], &[]);
+        }
+        self.last = now;
         if self.recorder.steps_at(now) {
             trace::within(span.span_context(), || {
                 log::warn!("the wall clock was set; the batch before it is sealed");
@@ -394,6 +412,15 @@ impl<S: Store + Sync> Shell<S> {
         }
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
     }
+}
+
+/// By how many seconds the wall clock was set between two moments, beyond a
+/// second and what slewing can do (500 ppm, adjtimex(2)) with room.
+fn step_s(before: Stamp, now: Stamp) -> Option<f64> {
+    let wall = i128::from(now.unix_ns) - i128::from(before.unix_ns);
+    let boot = i128::from(now.boot_ns) - i128::from(before.boot_ns);
+    let step = wall - boot;
+    (step.abs() > 1_000_000_000 + boot.abs() / 1000).then(|| step as f64 / 1e9)
 }
 
 /// One frame per batch; halves where a body comes out longer than a frame may be.
@@ -639,6 +666,7 @@ pub(crate) mod tests {
             agent: Agent::new(spool, Roster::default()),
             clock: Clock::new(ClockTrust::Always),
             tracer: tracer(),
+            events: crate::event::testing::events().0,
             stop: stop.clone(),
         };
         (start(&config, &Identity::find(&config), parts, sink), stop)

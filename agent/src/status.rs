@@ -37,6 +37,9 @@ pub struct Status {
     pub spool: SpoolStatus,
     /// Ways out.
     pub uplinks: Vec<UplinkStatus>,
+    /// What happened.
+    #[serde(default)]
+    pub events: EventsStatus,
     /// Configured work.
     pub jobs: Vec<JobStatus>,
     /// What was loaded.
@@ -261,6 +264,12 @@ pub struct UplinkStatus {
     pub pending_bytes: u64,
     /// Seconds until the backlog is gone at the present rate.
     pub drain_eta_s: Option<f64>,
+    /// It takes data.
+    pub up: bool,
+    /// `closed`, `open` (it refuses us, data is held) or `half_open` (a probe is out).
+    pub circuit: String,
+    /// How often since the start, by `up`, `down`, `open`, `half_open`, `closed`.
+    pub transitions: BTreeMap<String, u64>,
     /// Signals that the server refuses while it may take others.
     pub held: Vec<HeldStatus>,
     /// Bytes sent on the wire, TLS and headers included.
@@ -386,6 +395,36 @@ pub struct RunStatus {
     pub peak_memory_bytes: Option<u64>,
     /// Its trace.
     pub trace_id: String,
+}
+
+/// `events`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventsStatus {
+    /// How often each happened since the start, by name.
+    pub counts: BTreeMap<String, u64>,
+    /// The last sixteen, oldest first.
+    pub recent: Vec<EventStatus>,
+    /// Events that were not taken, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Handlers that failed and were detached, each with its reason; at most eight.
+    pub detached: Vec<String>,
+    /// How many there were.
+    pub detachments: u64,
+}
+
+/// One event.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventStatus {
+    /// Its name.
+    pub name: String,
+    /// Wall time.
+    pub unix_ns: u64,
+    /// Numbers.
+    pub measurements: BTreeMap<String, f64>,
+    /// Words, at most 128 bytes of each.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// `config`

@@ -36,8 +36,15 @@ pub enum Command {
         /// `--socket`
         socket: Option<PathBuf>,
     },
-    /// `spool`
-    Spool(super::spool::Options),
+    /// `event`
+    Event {
+        /// `--config`: take the socket's place from there.
+        config: Option<PathBuf>,
+        /// `--socket`
+        socket: Option<PathBuf>,
+        /// What to say.
+        event: super::event::Options,
+    },
     /// `help`, `--help` and no arguments at all.
     Help(Topic),
     /// `--version`
@@ -84,10 +91,8 @@ fn read(mut parser: Parser) -> Result<Command, String> {
                 .map(|t| t.name),
         ));
     };
-    if topic.name == "spool" {
-        return super::spool::parse(&mut parser);
-    }
     let mut flags = Flags::default();
+    let mut operands = Vec::new();
     while let Some(arg) = parser.next().map_err(told)? {
         let shown = show(&arg);
         let option = match arg {
@@ -105,6 +110,10 @@ fn read(mut parser: Parser) -> Result<Command, String> {
                     return Err(format!("{}: {wrong}", topic.name));
                 }
             },
+            Arg::Value(value) if topic.name == "event" => {
+                operands.push(utf8(value)?);
+                continue;
+            }
             _ => {
                 return Err(format!(
                     "{}: {shown} is one argument too many; see `sonde help {0}`",
@@ -115,6 +124,7 @@ fn read(mut parser: Parser) -> Result<Command, String> {
         match option {
             "config" => once(&mut flags.config, &mut parser, "--config")?,
             "socket" => once(&mut flags.socket, &mut parser, "--socket")?,
+            "text" => flags.texts.push(utf8(parser.value().map_err(told)?)?),
             "json" => flags.json = true,
             "watch" => flags.watch = true,
             _ => flags.effective = true,
@@ -126,6 +136,7 @@ fn read(mut parser: Parser) -> Result<Command, String> {
         json,
         watch,
         effective,
+        texts,
     } = flags;
     Ok(match topic.name {
         "run" => Command::Run { config },
@@ -136,6 +147,22 @@ fn read(mut parser: Parser) -> Result<Command, String> {
             json,
             watch,
         },
+        "event" => {
+            let mut operands = operands.into_iter();
+            let name = operands.next().ok_or(
+                "event: it needs a name; write for example: sonde event pump.start pressure=4.5",
+            )?;
+            let event = super::event::Options {
+                name,
+                fields: operands.collect(),
+                texts,
+            };
+            Command::Event {
+                config,
+                socket,
+                event,
+            }
+        }
         _ => Command::Reload { config, socket },
     })
 }
@@ -147,14 +174,10 @@ struct Flags {
     json: bool,
     watch: bool,
     effective: bool,
+    texts: Vec<String>,
 }
 
-/// A path that may be given once.
-pub(super) fn once(
-    slot: &mut Option<PathBuf>,
-    parser: &mut Parser,
-    name: &str,
-) -> Result<(), String> {
+fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(), String> {
     let value: OsString = parser.value().map_err(told)?;
     if value.is_empty() {
         return Err(format!("{name} needs a path after it"));
@@ -165,21 +188,10 @@ pub(super) fn once(
     }
 }
 
-/// One of some words.
-pub(super) fn choice<T: Copy>(
-    parser: &mut Parser,
-    option: &str,
-    known: &[(&str, T)],
-) -> Result<T, String> {
-    let value = parser.value().map_err(told)?;
-    let value = value.to_string_lossy();
-    match known.iter().find(|(name, _)| *name == value) {
-        Some((_, meant)) => Ok(*meant),
-        None => {
-            let names = known.iter().map(|(name, _)| *name);
-            Err(unknown(&format!("value of {option}"), &value, names))
-        }
-    }
+fn utf8(value: OsString) -> Result<String, String> {
+    value
+        .into_string()
+        .map_err(|value| format!("{:?} is not UTF-8", value.to_string_lossy()))
 }
 
 fn topic(name: &str) -> Result<Command, String> {
@@ -189,12 +201,7 @@ fn topic(name: &str) -> Result<Command, String> {
     }
 }
 
-/// There is no such thing, but perhaps one with a name like it.
-pub(super) fn unknown<'a>(
-    what: &str,
-    typed: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-) -> String {
+fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     match suggest(typed, known.clone()) {
         Some(meant) => format!("there is no {what} {typed:?}; did you mean {meant}?"),
         None => format!(
@@ -204,8 +211,7 @@ pub(super) fn unknown<'a>(
     }
 }
 
-/// An argument as it was typed.
-pub(super) fn show(arg: &Arg<'_>) -> String {
+fn show(arg: &Arg<'_>) -> String {
     match arg {
         Arg::Long(name) => format!("--{name}"),
         Arg::Short(name) => format!("-{name}"),
@@ -213,8 +219,7 @@ pub(super) fn show(arg: &Arg<'_>) -> String {
     }
 }
 
-/// An error of the reader, with where to look.
-pub(super) fn told(error: lexopt::Error) -> String {
+fn told(error: lexopt::Error) -> String {
     format!("{error}; see `sonde help`")
 }
 
@@ -260,6 +265,19 @@ mod tests {
                 watch: true,
             }),
         );
+        check(
+            "event pump.start --text serial=0012 pressure=4.5 --socket /s",
+            Ok(Command::Event {
+                config: None,
+                socket: Some("/s".into()),
+                event: super::super::event::Options {
+                    name: "pump.start".into(),
+                    fields: vec!["pressure=4.5".into()],
+                    texts: vec!["serial=0012".into()],
+                },
+            }),
+        );
+        check("event", Err("it needs a name"));
         check("run --json", Err("there are: --config"));
         check("run --confg x", Err("did you mean --config?"));
         check("run x", Err("one argument too many"));

@@ -214,7 +214,9 @@ mod tests {
         let path = dir.path().join("s");
         let stop = CancellationToken::new();
         let door = door::bind(&path, "paths.socket").await.unwrap();
-        let routes = Arc::new(LocalRoutes {});
+        let routes = Arc::new(LocalRoutes {
+            events: crate::event::testing::events().0,
+        });
         let task = tokio::spawn(door::serve(door, routes, door::Limits::LOCAL, stop.clone()));
         let reply = send(&path, &get("/")).await.unwrap();
         assert_eq!(reply.status, 200);

@@ -11,9 +11,9 @@ use crate::work::launch;
 pub mod args;
 pub mod check;
 pub mod client;
+pub mod event;
 pub mod help;
 pub mod reload;
-pub mod spool;
 pub mod status;
 
 /// All is well.
@@ -75,7 +75,14 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         args::Command::Reload { config, socket } => {
             reload::run(&socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)))
         }
-        args::Command::Spool(options) => spool::run(&options, &env),
+        args::Command::Event {
+            config,
+            socket,
+            event,
+        } => event::run(
+            &socket.unwrap_or_else(|| config::local_socket(config.as_deref(), &env)),
+            &event,
+        ),
         args::Command::Help(topic) => said(&help::text(topic)),
         args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }

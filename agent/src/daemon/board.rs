@@ -8,6 +8,7 @@ use super::parts::Parts;
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Config;
 use crate::door::{Boxed, Snapshot};
+use crate::event::Events;
 use crate::identity::Identity;
 use crate::journal;
 use crate::pipeline::PipelineHandle;
@@ -26,6 +27,7 @@ pub(super) struct Board {
     device: DeviceStatus,
     spool: watch::Receiver<SpoolStatus>,
     uplinks: Roster,
+    events: Events,
     pipeline: PipelineHandle,
     drops: Drops,
     work: Work,
@@ -39,6 +41,7 @@ impl Board {
         clock: Clock,
         spool: watch::Receiver<SpoolStatus>,
         uplinks: Roster,
+        events: Events,
         parts: &Parts,
     ) -> Self {
         let now = clock.now();
@@ -57,6 +60,7 @@ impl Board {
             },
             spool,
             uplinks,
+            events,
             pipeline: parts.pipeline(),
             drops: parts.drops(),
             work: parts.work(),
@@ -127,6 +131,7 @@ impl Snapshot for Board {
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
                 jobs: self.work.status(now),
+                events: self.events.status(),
                 config: self
                     .config
                     .lock()

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::join;
 use crate::clock::Clock;
 use crate::config::{Config, UplinkName};
+use crate::event::{Events, HandlerId, spool_watch};
 use crate::frame::Signal;
 use crate::identity::Identity;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
@@ -29,6 +30,9 @@ pub(super) struct Parts {
     pipeline_stop: CancellationToken,
     work: Work,
     agenda: JoinHandle<()>,
+    spool_watch: JoinHandle<()>,
+    event_log: Option<HandlerId>,
+    events: Events,
 }
 
 /// The ways out, all started from one configuration.
@@ -45,6 +49,7 @@ impl Parts {
         clock: &Clock,
         spool: &Spool,
         roster: &Roster,
+        events: &Events,
     ) -> std::io::Result<Self> {
         let telemetry = Telemetry::start(
             &config.trace,
@@ -57,6 +62,7 @@ impl Parts {
         let setup = Setup::of_process(clock.clone(), telemetry.tracer.clone(), &config.paths.root);
         let work = Work::new(setup);
         work.configure(&config.jobs, None);
+        let event_log = attach_log(config, events, &telemetry);
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
             config,
@@ -68,10 +74,17 @@ impl Parts {
                 spool_status: spool.status(),
                 uplinks: roster.clone(),
                 work: work.clone(),
+                events: events.clone(),
                 stop: pipeline_stop.clone(),
             },
         )?;
-        let uplinks = Uplinks::start(config, identity, clock, spool, &telemetry, roster);
+        let spool_watch = spool_watch::spawn(
+            spool.status(),
+            events.clone(),
+            clock.clone(),
+            pipeline_stop.clone(),
+        );
+        let uplinks = Uplinks::start(config, identity, clock, spool, &telemetry, roster, events);
         Ok(Self {
             telemetry,
             uplinks,
@@ -79,6 +92,9 @@ impl Parts {
             pipeline_stop,
             agenda: tokio::spawn(agenda::run(work.clone())),
             work,
+            spool_watch,
+            event_log,
+            events: events.clone(),
         })
     }
 
@@ -110,6 +126,11 @@ impl Parts {
         roster: &Roster,
     ) {
         self.telemetry.reconfigure(&new.trace, &new.log);
+        if let Some(log) = self.event_log.take() {
+            self.events.detach(log);
+        }
+        let events = &self.events;
+        self.event_log = attach_log(new, events, &self.telemetry);
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, None);
         let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
@@ -120,7 +141,8 @@ impl Parts {
             .reconfigure(new.spool.clone(), subscriptions(new))
             .await;
         if restart {
-            self.uplinks = Uplinks::start(new, identity, clock, spool, &self.telemetry, roster);
+            let telemetry = &self.telemetry;
+            self.uplinks = Uplinks::start(new, identity, clock, spool, telemetry, roster, events);
         }
     }
 
@@ -155,6 +177,10 @@ impl Parts {
         join("the jobs' schedule", self.agenda, budget / 4).await;
         self.pipeline_stop.cancel();
         join("the gauge pipeline", self.pipeline.task, budget / 4).await;
+        join("the watch over the spool", self.spool_watch, budget / 4).await;
+        if let Some(log) = self.event_log {
+            self.events.detach(log);
+        }
         if timeout(budget / 4, self.telemetry.stop()).await.is_err() {
             log::warn!(
                 "the last spans and logs were not stored within {:?}",
@@ -163,6 +189,12 @@ impl Parts {
         }
         self.uplinks.finish(budget / 2).await;
     }
+}
+
+/// Events become log records unless no log records are sent.
+fn attach_log(config: &Config, events: &Events, telemetry: &Telemetry) -> Option<HandlerId> {
+    let wanted = config.log.send != log::LevelFilter::Off;
+    wanted.then(|| events.attach("logs", telemetry.event_log()))?
 }
 
 /// To return what is in flight and end.
@@ -176,12 +208,14 @@ impl Uplinks {
         spool: &Spool,
         telemetry: &Telemetry,
         roster: &Roster,
+        events: &Events,
     ) -> Self {
         let stop = Stop::default();
         let world = World {
             spool: spool.clone(),
             clock: clock.clone(),
             tracer: telemetry.tracer.clone(),
+            events: events.clone(),
             device_id: identity.device_id.clone(),
             stop: stop.clone(),
         };
@@ -222,7 +256,7 @@ impl Uplinks {
 }
 
 /// Who reads what from the spool.
-pub(crate) fn subscriptions(config: &Config) -> Vec<Subscription> {
+pub(super) fn subscriptions(config: &Config) -> Vec<Subscription> {
     let required = |name| match name {
         UplinkName::Otlp => config.otlp.as_ref().map(|otlp| otlp.delivery.required),
         UplinkName::Mqtt => config.mqtt.as_ref().map(|mqtt| mqtt.delivery.required),

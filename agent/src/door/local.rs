@@ -7,10 +7,14 @@
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::{Answer, Boxed, Routes, refusal, text};
+use super::{Answer, Boxed, Routes, event, refusal, text};
+use crate::event::Events;
 
 /// What the handlers need.
-pub struct LocalRoutes {}
+pub struct LocalRoutes {
+    /// For `POST /event`.
+    pub events: Events,
+}
 
 /// One line of the list that `GET /` gives.
 struct Path {
@@ -20,11 +24,18 @@ struct Path {
 }
 
 /// Every path, as people read it.
-const PATHS: &[Path] = &[Path {
-    method: Method::GET,
-    path: "/",
-    about: "this list",
-}];
+const PATHS: &[Path] = &[
+    Path {
+        method: Method::GET,
+        path: "/",
+        about: "this list",
+    },
+    Path {
+        method: Method::POST,
+        path: "/event",
+        about: "say that something happened: name, measurements, metadata as JSON",
+    },
+];
 
 impl Routes for LocalRoutes {
     fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer> {
@@ -32,7 +43,10 @@ impl Routes for LocalRoutes {
             if let Some(wrong) = misdirected(request.method(), request.uri().path()) {
                 return wrong;
             }
-            list()
+            match request.uri().path() {
+                "/event" => event::answer(&self.events, request).await,
+                _ => list(),
+            }
         })
     }
 }

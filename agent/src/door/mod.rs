@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::status::{self, Status};
 
 pub mod body;
+mod event;
 pub mod local;
 pub mod metrics;
 mod socket;

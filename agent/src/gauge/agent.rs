@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::readings::{found, text};
 use super::table::{
-    ERRORS, JOB_CPU, JOB_DURATION, JOB_REFUSED, JOB_RUNNING, JOB_RUNS, OVERRUNS, POINTS,
-    SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK, UPLINK_ACKED, UPLINK_PENDING,
-    UPLINK_STATE, UPLINK_WIRE,
+    ERRORS, EVENT_COUNT, EVENT_MEASUREMENT, JOB_CPU, JOB_DURATION, JOB_REFUSED, JOB_RUNNING,
+    JOB_RUNS, OVERRUNS, POINTS, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK,
+    UPLINK_ACKED, UPLINK_CIRCUIT, UPLINK_PENDING, UPLINK_STATE, UPLINK_TRANSITIONS, UPLINK_UP,
+    UPLINK_WIRE,
 };
 use super::{Descriptor, Family, Missing, Readings, SeriesId, Value};
+use crate::event::Tally;
 use crate::frame::Stamp;
 use crate::status::SpoolStatus;
 use crate::uplink::Roster;
@@ -51,6 +53,10 @@ pub struct Agent {
     losses: Vec<(String, String, Option<SeriesId>)>,
     work: Option<Work>,
     jobs: Vec<(JobKey, Option<SeriesId>)>,
+    events: Tally,
+    counted: Vec<(String, Option<SeriesId>)>,
+    measured: Vec<(String, String, Option<SeriesId>)>,
+    transitions: Vec<(String, String, Option<SeriesId>)>,
 }
 
 /// A job's series: its gauge, its name, and the outcome or reason if it has one.
@@ -74,6 +80,8 @@ struct UplinkIds {
     received: Option<SeriesId>,
     acked: Option<SeriesId>,
     state: Option<SeriesId>,
+    up: Option<SeriesId>,
+    circuit: Option<SeriesId>,
 }
 
 impl Agent {
@@ -88,6 +96,10 @@ impl Agent {
             losses: Vec::new(),
             work: None,
             jobs: Vec::new(),
+            events: Tally::default(),
+            counted: Vec::new(),
+            measured: Vec::new(),
+            transitions: Vec::new(),
         }
     }
 
@@ -95,6 +107,13 @@ impl Agent {
     #[must_use]
     pub fn with_work(mut self, work: Work) -> Self {
         self.work = Some(work);
+        self
+    }
+
+    /// And at what happens.
+    #[must_use]
+    pub fn with_events(mut self, events: Tally) -> Self {
+        self.events = events;
         self
     }
 
@@ -120,6 +139,7 @@ impl Agent {
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
         self.read_jobs(out);
+        self.read_events(out);
         let mut points = figures.points;
         let taken = out
             .as_slice()
@@ -215,6 +235,7 @@ impl Agent {
 
     fn read_uplinks(&mut self, out: &mut Readings) {
         let known = &mut self.uplink_ids;
+        let transitions = &mut self.transitions;
         self.uplinks.each(|status| {
             // Before it has published anything an uplink has no name.
             if status.name.is_empty() {
@@ -235,6 +256,8 @@ impl Agent {
                     received: wire(out, "receive"),
                     acked: out.series(&UPLINK_ACKED, &[name()]),
                     state: out.series(&UPLINK_STATE, &[name()]),
+                    up: out.series(&UPLINK_UP, &[name()]),
+                    circuit: out.series(&UPLINK_CIRCUIT, &[name()]),
                 };
                 known.push((status.name.clone(), ids));
                 known.len() - 1
@@ -247,8 +270,60 @@ impl Agent {
             out.put(ids.received, Value::whole(status.wire_received_bytes));
             out.put(ids.acked, Value::whole(status.acked_items));
             out.put(ids.state, state(&status.state));
+            out.put(ids.up, Ok(Value::Int(status.up.into())));
+            let open = matches!(status.circuit.as_str(), "open" | "half_open");
+            out.put(ids.circuit, Ok(Value::Int(open.into())));
+            for (transition, count) in &status.transitions {
+                let id = pair(transitions, transition, &status.name, || {
+                    let attributes = [
+                        ("sonde.transition", found(transition)),
+                        ("sonde.uplink", found(&status.name)),
+                    ];
+                    out.series(&UPLINK_TRANSITIONS, &attributes)
+                });
+                out.put(id, Value::whole(*count));
+            }
         });
     }
+
+    fn read_events(&mut self, out: &mut Readings) {
+        let (counted, measured) = (&mut self.counted, &mut self.measured);
+        self.events.each_count(|event, count| {
+            let known = counted.iter().find(|(name, _)| name == event);
+            let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
+                let id = out.series(&EVENT_COUNT, &[("sonde.event", found(event))]);
+                counted.push((event.to_owned(), id));
+                id
+            });
+            out.put(id, Value::whole(count));
+        });
+        self.events.each_fresh(|event, key, value| {
+            let id = pair(measured, event, key, || {
+                let attributes = [
+                    ("sonde.event", found(event)),
+                    ("sonde.measurement", found(key)),
+                ];
+                out.series(&EVENT_MEASUREMENT, &attributes)
+            });
+            out.put(id, Ok(Value::Float(value)));
+        });
+    }
+}
+
+/// The series of a pair of words, made at its first use. The words are few by
+/// their owners' bounds.
+fn pair(
+    known: &mut Vec<(String, String, Option<SeriesId>)>,
+    one: &str,
+    two: &str,
+    make: impl FnOnce() -> Option<SeriesId>,
+) -> Option<SeriesId> {
+    if let Some((_, _, id)) = known.iter().find(|(a, b, _)| a == one && b == two) {
+        return *id;
+    }
+    let id = make();
+    known.push((one.to_owned(), two.to_owned(), id));
+    id
 }
 
 fn state(word: &str) -> Result<Value, Missing> {

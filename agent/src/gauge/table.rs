@@ -77,6 +77,11 @@ gauges! {
     JOB_RUNNING: Agent UpDownCounter "sonde.job.running" ["{run}"] ("sonde.job.name") "Runs under way.";
     JOB_DURATION: Agent Gauge "sonde.job.duration" ["s"] ("sonde.job.name") "How long the run took that ended last.";
     JOB_CPU: Agent Counter "sonde.job.cpu_time" ["s"] ("sonde.job.name") "CPU time of all runs that ended, as far as it is known.";
+    UPLINK_UP: Agent Gauge "sonde.uplink.up" ["1"] ("sonde.uplink") "1 while the other side takes data, else 0.";
+    UPLINK_CIRCUIT: Agent Gauge "sonde.uplink.circuit.open" ["1"] ("sonde.uplink") "1 while the circuit is open or half open, else 0.";
+    UPLINK_TRANSITIONS: Agent Counter "sonde.uplink.transitions" ["{transition}"] ("sonde.transition", "sonde.uplink") "Changes of link and circuit: up, down, open, half_open, closed; begins with the first of its kind.";
+    EVENT_COUNT: Agent Counter "sonde.event.count" ["{event}"] ("sonde.event") "Events since the start, by name; at most 32 names of local programs, the rest as other.";
+    EVENT_MEASUREMENT: Agent Gauge "sonde.event.measurement" ["1"] ("sonde.event", "sonde.measurement") "What an event measured, in the event's unit; a point only at the tick after an event; at most 64.";
 }
 
 #[cfg(test)]

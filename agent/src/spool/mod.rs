@@ -8,14 +8,13 @@
 mod account;
 mod attach;
 mod budget;
-pub(crate) mod cursor;
+mod cursor;
 #[cfg(test)]
 mod edges;
 mod flush;
-pub(crate) mod format;
+mod format;
 #[cfg(test)]
 mod held_tests;
-pub(crate) mod inspect;
 mod log;
 #[cfg(test)]
 mod model;
@@ -43,9 +42,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use self::log::path_of;
 use self::owner::Command;
-use self::recover::id_of;
 
 use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};

@@ -372,8 +372,7 @@ impl<S: Storage> Log<S> {
     }
 }
 
-/// The id in a segment's name; `None`: somebody else's file.
-pub(super) fn id_of(name: &str) -> Option<u64> {
+fn id_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
     let lower = digits
         .bytes()

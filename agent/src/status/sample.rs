@@ -87,6 +87,7 @@ pub(crate) fn fine() -> Status {
             connections: 1,
             ..UplinkStatus::default()
         }],
+        events: EventsStatus::default(),
         jobs: vec![],
         config: ConfigStatus {
             files: vec!["/etc/sonde/sonde.toml".into()],

@@ -30,6 +30,7 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::{Logging, Tracing};
+use crate::event;
 use crate::frame::TraceContext;
 use crate::identity::Identity;
 use crate::journal;
@@ -146,6 +147,11 @@ impl Telemetry {
     /// for whoever outlives or cannot borrow `self`; [`journal::dropped`] has the rest.
     pub fn drops(&self) -> Drops {
         self.drops.clone()
+    }
+
+    /// The handler that makes log records of events.
+    pub fn event_log(&self) -> event::Upstream {
+        event::Upstream::new(self.logger.clone())
     }
 
     /// Sends what is buffered to the spool and ends the flush task, within

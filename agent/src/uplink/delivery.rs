@@ -132,6 +132,28 @@ pub enum Change {
     },
 }
 
+/// What the circuit of the whole uplink turned to; [`Change`] says why it opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The first probe since it opened is out.
+    HalfOpen,
+    /// The other side takes data again.
+    Closed,
+}
+
+/// The circuit in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Switch {
+    #[default]
+    Closed,
+    Open,
+    /// One frame is out to see.
+    HalfOpen,
+}
+
+/// What is counted of link and circuit, in the order of [`Figures::turned`].
+const TRANSITIONS: [&str; 5] = ["up", "down", "open", "half_open", "closed"];
+
 /// One word for the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -170,6 +192,8 @@ pub struct Delivery {
     rate: Rate,
     shown: Shown,
     figures: Figures,
+    /// Not yet taken by [`Delivery::take_turns`]: at most one of each kind.
+    turns: Vec<Turn>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +249,11 @@ struct Figures {
     condemned_frames: u64,
     retries: u64,
     last_error: Option<(u64, String)>,
+    up: bool,
+    switch: Switch,
+    /// A probe was announced since the circuit opened.
+    probed: bool,
+    turned: [u64; TRANSITIONS.len()],
 }
 
 impl Delivery {
@@ -249,6 +278,7 @@ impl Delivery {
                 state_since: now,
                 ..Figures::default()
             },
+            turns: Vec::new(),
         }
     }
 
@@ -327,6 +357,12 @@ impl Delivery {
         if let Circuit::Open { probing, .. } = &mut self.circuit {
             *probing = true;
         }
+        self.note_state(now);
+    }
+
+    /// What the circuit turned to since this was asked last, for whoever announces it.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.turns)
     }
 
     /// A connection was made. After an outage the first send waits a random
@@ -660,6 +696,13 @@ impl Delivery {
                 .map_or(0, |part| part.items),
         });
         status.held = held.collect();
+        status.up = figures.up;
+        status.circuit = figures.switch.as_str().to_owned();
+        let counted = TRANSITIONS.iter().zip(figures.turned);
+        let counted = counted.filter(|(_, count)| *count > 0);
+        status.transitions = counted
+            .map(|(it, count)| ((*it).to_owned(), count))
+            .collect();
         status.last_error = figures.last_error.as_ref().map(|(_, why)| why.clone());
         status.last_error_s = figures.last_error.as_ref().map(|(at, _)| ago(*at));
     }
@@ -756,6 +799,57 @@ impl Delivery {
         if self.figures.state != Some(state) {
             self.figures.state = Some(state);
             self.figures.state_since = now;
+        }
+        let up = self.shown == Shown::Up;
+        if self.figures.up != up {
+            self.figures.up = up;
+            self.count_transition(if up { "up" } else { "down" });
+        }
+        let switch = self.switch();
+        if self.figures.switch == switch {
+            return;
+        }
+        self.figures.switch = switch;
+        self.count_transition(switch.as_str());
+        let turn = match switch {
+            Switch::Open => None,
+            Switch::HalfOpen => (!self.figures.probed).then_some(Turn::HalfOpen),
+            Switch::Closed => Some(Turn::Closed),
+        };
+        self.figures.probed = switch != Switch::Closed && (self.figures.probed || turn.is_some());
+        if let Some(turn) = turn.filter(|turn| !self.turns.contains(turn)) {
+            self.turns.push(turn);
+        }
+    }
+
+    fn count_transition(&mut self, name: &str) {
+        let counts = TRANSITIONS.iter().zip(&mut self.figures.turned);
+        for (_, count) in counts.filter(|(it, _)| **it == name) {
+            *count += 1;
+        }
+    }
+
+    fn switch(&self) -> Switch {
+        let held = match self.circuit {
+            Circuit::Open { probing, .. } => Some(probing),
+            Circuit::Closed => self
+                .refuses_all()
+                .then(|| self.holds().any(|(_, hold)| hold.probing)),
+        };
+        match held {
+            None => Switch::Closed,
+            Some(false) => Switch::Open,
+            Some(true) => Switch::HalfOpen,
+        }
+    }
+}
+
+impl Switch {
+    fn as_str(self) -> &'static str {
+        match self {
+            Switch::Closed => "closed",
+            Switch::Open => "open",
+            Switch::HalfOpen => "half_open",
         }
     }
 }

@@ -627,3 +627,42 @@ fn a_connection_that_is_accepted_ends_a_hold_that_refused_connections() {
     assert_eq!(delivery.answered(3 * S), None);
     assert_eq!(delivery.state(3 * S), State::Open);
 }
+
+#[test]
+fn link_and_circuit_are_counted_at_each_turn_and_announced_at_the_first() {
+    let mut delivery = linked(settings());
+    let mut now = S;
+    exchange(&mut delivery, now, &DELIVERED);
+    assert_eq!(delivery.take_turns(), []);
+    let refused = exchange(&mut delivery, now, &hold());
+    assert!(matches!(refused, Some(Change::Held { .. })));
+    assert_eq!(delivery.take_turns(), []);
+    for probe in 0..3 {
+        now += wait(&mut delivery, now);
+        let Step::Send(lane) = delivery.next(now, waiting(1, 1)) else {
+            panic!("no probe");
+        };
+        delivery.took(now, lane, Signal::Metrics, 1000);
+        let first = [Turn::HalfOpen];
+        assert_eq!(delivery.take_turns(), first[..usize::from(probe == 0)]);
+        let verdict = if probe == 2 { DELIVERED } else { hold() };
+        delivery.settled(now, Signal::Metrics, &verdict, 10, 1000, true);
+    }
+    assert_eq!(delivery.take_turns(), [Turn::Closed]);
+    let mut status = UplinkStatus::default();
+    delivery.report(now, waiting(0, 0), &mut status);
+    assert_eq!((status.up, status.circuit.as_str()), (true, "closed"));
+    let counted: Vec<_> = status
+        .transitions
+        .iter()
+        .map(|(k, n)| (k.as_str(), *n))
+        .collect();
+    let expected = [
+        ("closed", 1),
+        ("down", 1),
+        ("half_open", 3),
+        ("open", 3),
+        ("up", 2),
+    ];
+    assert_eq!(counted, expected);
+}

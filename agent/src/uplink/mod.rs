@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::event::Events;
 use crate::spool::Spool;
 use crate::status::UplinkStatus;
 use crate::trace::Tracer;
@@ -35,6 +36,8 @@ pub struct World {
     pub clock: Clock,
     /// For spans of connection attempts (never of uploads).
     pub tracer: Tracer,
+    /// Told of what becomes of link and circuit.
+    pub events: Events,
     /// `device.id`
     pub device_id: String,
     /// How to end.

@@ -33,6 +33,7 @@ use super::otlp_headers::Headers;
 use super::{split, tls};
 use crate::clock::Clock;
 use crate::config::OtlpUplink;
+use crate::event::Events;
 use crate::frame::{Codec, Frame, Signal};
 use crate::trace::Tracer;
 
@@ -93,7 +94,13 @@ enum Broken {
 
 impl Client {
     /// Not connected yet.
-    pub(super) fn new(config: OtlpUplink, dialer: Dialer, tracer: Tracer, clock: Clock) -> Self {
+    pub(super) fn new(
+        config: OtlpUplink,
+        dialer: Dialer,
+        tracer: Tracer,
+        clock: Clock,
+        events: Events,
+    ) -> Self {
         let standard = if config.tls.is_some() { 443 } else { 80 };
         let host = if config.port == standard {
             let whole = dialer.to_string();
@@ -123,7 +130,8 @@ impl Client {
             attempts: Attempts::new(
                 tracer,
                 clock.clone(),
-                "connect otlp",
+                events,
+                "otlp",
                 [
                     KeyValue::new("server.address", dialer.host.clone()),
                     KeyValue::new("server.port", i64::from(dialer.port)),
@@ -153,6 +161,11 @@ impl Client {
     /// Drops the connection.
     pub(super) fn disconnect(&mut self) {
         self.connection = None;
+    }
+
+    /// Its attempts to connect, and what came of them.
+    pub(super) fn attempts(&mut self) -> &mut Attempts {
+        &mut self.attempts
     }
 
     /// The span of the attempt to connect that has just failed, once.

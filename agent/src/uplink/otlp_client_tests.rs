@@ -67,7 +67,13 @@ fn client(config: OtlpUplink) -> Client {
         wire: Arc::new(Wire::default()),
     };
     let tracer = SdkTracerProvider::builder().build().tracer("test");
-    Client::new(config, dialer, tracer, Clock::new(ClockTrust::Always))
+    Client::new(
+        config,
+        dialer,
+        tracer,
+        Clock::new(ClockTrust::Always),
+        crate::event::testing::events().0,
+    )
 }
 
 fn spans(count: u32) -> Vec<u8> {
@@ -485,6 +491,7 @@ async fn an_attempt_to_connect_is_one_span_and_an_upload_is_none() {
     client.disconnect();
     client.dialer.port = 1;
     assert_retry(&client.send(&frame(1)).await, "refused");
+    client.attempts().close();
     let ended = ended.0.lock().unwrap();
     assert_eq!(ended.len(), 2, "{ended:?}");
     assert_eq!(ended[0], "connect otlp Client Unset");

@@ -73,7 +73,13 @@ impl Shell {
         Self {
             delivery: Delivery::new(config.delivery.clone(), seed, now),
             endpoint: format!("{scheme}://{dialer}"),
-            client: Client::new(config, dialer, world.tracer.clone(), world.clock.clone()),
+            client: Client::new(
+                config,
+                dialer,
+                world.tracer.clone(),
+                world.clock.clone(),
+                world.events.clone(),
+            ),
             pending: world.spool.pending(NAME),
             world,
             wire,
@@ -113,6 +119,7 @@ impl Shell {
             }
         }
         self.client.disconnect();
+        self.client.attempts().close();
         self.publish();
     }
 
@@ -197,6 +204,12 @@ impl Shell {
     /// connect that led to it, if one did.
     fn announce(&mut self, change: Option<Change>) {
         let attempt = self.client.failed_attempt();
+        let turns = self.delivery.take_turns();
+        let attempts = self.client.attempts();
+        match &attempt {
+            Some(span) => trace::within(span, || attempts.became(change.as_ref(), &turns)),
+            None => attempts.became(change.as_ref(), &turns),
+        }
         let Some(change) = change else { return };
         match attempt {
             Some(span) => trace::within(&span, || self.tell(change)),
@@ -242,6 +255,10 @@ impl Shell {
 
     /// Waits for something to do: a moment, a stored frame, the end, or a status that grows stale.
     async fn rest(&mut self, until: Option<u64>) {
+        if until.is_none() {
+            // Nothing to send, so nothing more becomes of the last attempt for now.
+            self.client.attempts().close();
+        }
         let left = until.map_or(REFRESH, |at| {
             Duration::from_nanos(at.saturating_sub(self.now())).min(REFRESH)
         });

@@ -121,6 +121,7 @@ fn rig(port: u16, longest: Duration, headers_file: Option<std::path::PathBuf>) -
         spool: spool.clone(),
         clock,
         tracer: SdkTracerProvider::builder().build().tracer("test"),
+        events: crate::event::testing::events().0,
         device_id: "d".into(),
         stop: stop.clone(),
     };

@@ -169,6 +169,7 @@ impl<S: Store> Feed<S> {
             Some(span) => trace::within(&span, || self.tell(change)),
             None => self.tell(change),
         }
+        self.attempts.close();
     }
 
     /// The uplink's task ends.
@@ -211,6 +212,8 @@ impl<S: Store> Feed<S> {
 
     /// State changes are logged once each, here.
     fn tell(&mut self, change: Option<Change>) {
+        let turns = self.delivery.take_turns();
+        self.attempts.became(change.as_ref(), &turns);
         match change {
             None => {}
             Some(Change::Up { after: None }) => log::info!("uplink mqtt: up"),

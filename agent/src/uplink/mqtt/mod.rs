@@ -43,6 +43,7 @@ use super::dial::{DialErrorKind, Dialer, Stream, Wire};
 use super::{Stop, Uplink, World};
 use crate::clock::Clock;
 use crate::config::MqttUplink;
+use crate::event::Events;
 use crate::frame::Stamp;
 use crate::status::UplinkStatus;
 use crate::trace::Tracer;
@@ -90,12 +91,14 @@ pub fn spawn(config: MqttUplink, world: World, commands: Option<Inbound>) -> Upl
         spool,
         clock,
         tracer,
+        events,
         device_id,
         stop,
     } = world;
     let parts = Parts {
         clock,
         tracer,
+        events,
         device_id,
         stop,
     };
@@ -106,6 +109,7 @@ pub fn spawn(config: MqttUplink, world: World, commands: Option<Inbound>) -> Upl
 struct Parts {
     clock: Clock,
     tracer: Tracer,
+    events: Events,
     device_id: String,
     stop: Stop,
 }
@@ -146,7 +150,8 @@ fn spawn_on<S: Store>(
     let attempts = Attempts::new(
         world.tracer.clone(),
         clock.clone(),
-        "connect mqtt",
+        world.events.clone(),
+        "mqtt",
         [
             KeyValue::new("server.address", config.host.clone()),
             KeyValue::new("server.port", i64::from(config.port)),

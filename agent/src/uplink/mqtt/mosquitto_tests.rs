@@ -333,6 +333,7 @@ fn start(config: MqttUplink, memory: &Memory) -> Running {
     let world = super::Parts {
         clock,
         tracer,
+        events: crate::event::testing::events().0,
         device_id: "gw/1".to_owned(),
         stop: stop.clone(),
     };
