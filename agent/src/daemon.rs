@@ -35,6 +35,7 @@ mod parts;
 use board::Board;
 use local::LocalDoor;
 use parts::Parts;
+pub(crate) use parts::subscriptions;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -330,7 +331,7 @@ fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spo
     let options = SpoolOptions {
         dir: config.paths.state.join("spool"),
         limits: config.spool.clone(),
-        subscriptions: parts::subscriptions(config),
+        subscriptions: subscriptions(config),
         boot_id: identity.boot_id,
         clock: clock.clone(),
     };

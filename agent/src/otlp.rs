@@ -27,6 +27,9 @@
 //! Descriptions stay at home, in `docs/GAUGES.md`: a metered link would pay
 //! for them with every batch.
 
+pub(crate) mod json;
+mod schema;
+
 use std::fmt;
 use std::io::Read as _;
 use std::sync::Arc;

@@ -36,6 +36,8 @@ pub enum Command {
         /// `--socket`
         socket: Option<PathBuf>,
     },
+    /// `spool`
+    Spool(super::spool::Options),
     /// `event`
     Event {
         /// `--config`: take the socket's place from there.
@@ -91,6 +93,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
                 .map(|t| t.name),
         ));
     };
+    if topic.name == "spool" {
+        return super::spool::parse(&mut parser);
+    }
     let mut flags = Flags::default();
     let mut operands = Vec::new();
     while let Some(arg) = parser.next().map_err(told)? {
@@ -177,7 +182,12 @@ struct Flags {
     texts: Vec<String>,
 }
 
-fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(), String> {
+/// A path that may be given once.
+pub(super) fn once(
+    slot: &mut Option<PathBuf>,
+    parser: &mut Parser,
+    name: &str,
+) -> Result<(), String> {
     let value: OsString = parser.value().map_err(told)?;
     if value.is_empty() {
         return Err(format!("{name} needs a path after it"));
@@ -185,6 +195,23 @@ fn once(slot: &mut Option<PathBuf>, parser: &mut Parser, name: &str) -> Result<(
     match slot.replace(value.into()) {
         None => Ok(()),
         Some(_) => Err(format!("{name} is given twice")),
+    }
+}
+
+/// One of some words.
+pub(super) fn choice<T: Copy>(
+    parser: &mut Parser,
+    option: &str,
+    known: &[(&str, T)],
+) -> Result<T, String> {
+    let value = parser.value().map_err(told)?;
+    let value = value.to_string_lossy();
+    match known.iter().find(|(name, _)| *name == value) {
+        Some((_, meant)) => Ok(*meant),
+        None => {
+            let names = known.iter().map(|(name, _)| *name);
+            Err(unknown(&format!("value of {option}"), &value, names))
+        }
     }
 }
 
@@ -201,7 +228,12 @@ fn topic(name: &str) -> Result<Command, String> {
     }
 }
 
-fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+/// There is no such thing, but perhaps one with a name like it.
+pub(super) fn unknown<'a>(
+    what: &str,
+    typed: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> String {
     match suggest(typed, known.clone()) {
         Some(meant) => format!("there is no {what} {typed:?}; did you mean {meant}?"),
         None => format!(
@@ -211,7 +243,8 @@ fn unknown<'a>(what: &str, typed: &str, known: impl Iterator<Item = &'a str> + C
     }
 }
 
-fn show(arg: &Arg<'_>) -> String {
+/// An argument as it was typed.
+pub(super) fn show(arg: &Arg<'_>) -> String {
     match arg {
         Arg::Long(name) => format!("--{name}"),
         Arg::Short(name) => format!("-{name}"),
@@ -219,7 +252,8 @@ fn show(arg: &Arg<'_>) -> String {
     }
 }
 
-fn told(error: lexopt::Error) -> String {
+/// An error of the reader, with where to look.
+pub(super) fn told(error: lexopt::Error) -> String {
     format!("{error}; see `sonde help`")
 }
 

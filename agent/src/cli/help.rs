@@ -105,6 +105,71 @@ pub static TOPICS: &[About] = &[
         options: &[CONFIG, SOCKET],
     },
     About {
+        name: "spool",
+        summary: "show, check and carry off what is stored",
+        text: "`sonde spool ls`: what is stored, from when, and for which uplink it waits; --frames lists every frame. \
+               `sonde spool cat [FRAME]`: what the frames say, a line each: telemetry as OTLP/JSON, messages of local programs as JSON. \
+               `sonde spool verify`: checks every checksum, says what each damage costs; ends with 0 if all is whole, 1 if not. \
+               `sonde spool export --to DIR`: a file for each frame, named so that their order is that of delivery, and manifest.jsonl, which comes last; \
+               each file goes to a collector with: curl --data-binary @FILE -H 'content-type: application/x-protobuf' -H 'content-encoding: gzip' http://COLLECTOR:4318/v1/metrics \
+               (/v1/traces, /v1/logs by the file's name; no content-encoding for a .pb). \
+               Only reads, takes no lock: safe while the agent runs, and on a copy. What waits in memory alone is not here: see `sonde status`. \
+               What an uplink has acknowledged is as of the last time the agent wrote it down.",
+        options: &[
+            CONFIG,
+            Flag {
+                name: "dir",
+                value: "DIR",
+                help: "Look at this folder instead: a spool, or a state folder with one in it, from wherever it was copied.",
+            },
+            Flag {
+                name: "json",
+                value: "",
+                help: "ls, verify: print JSON.",
+            },
+            Flag {
+                name: "frames",
+                value: "",
+                help: "ls: a line for each frame.",
+            },
+            Flag {
+                name: "class",
+                value: "CLASS",
+                help: "Only frames of critical, outbox, normal or bulk.",
+            },
+            Flag {
+                name: "signal",
+                value: "SIGNAL",
+                help: "Only metrics, traces, logs or messages.",
+            },
+            Flag {
+                name: "since",
+                value: "TIME",
+                help: "Only frames with readings since then: a duration ago (90m, 2d), or @SECONDS since 1970.",
+            },
+            Flag {
+                name: "uplink-pending",
+                value: "UPLINK",
+                help: "ls --frames, cat: only what this uplink (otlp or mqtt) has not acknowledged.",
+            },
+            Flag {
+                name: "to",
+                value: "DIR",
+                help: "export: a new or empty folder. Nothing is overwritten.",
+            },
+            Flag {
+                name: "pending",
+                value: "UPLINK",
+                help: "export: only what this uplink (otlp or mqtt) has not acknowledged.",
+            },
+            Flag {
+                name: "uncompressed",
+                value: "",
+                help: "export: unpack gzip.",
+            },
+        ],
+    },
+    About {
         name: "event",
         summary: "say that something happened",
         text: "sonde event NAME [KEY=VALUE…]: tells the running agent of an event, which becomes a log record and is counted. \

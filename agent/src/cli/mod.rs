@@ -14,6 +14,7 @@ pub mod client;
 pub mod event;
 pub mod help;
 pub mod reload;
+pub mod spool;
 pub mod status;
 
 /// All is well.
@@ -75,6 +76,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
         args::Command::Reload { config, socket } => {
             reload::run(&socket.unwrap_or_else(|| config::status_socket(config.as_deref(), &env)))
         }
+        args::Command::Spool(options) => spool::run(&options, &env),
         args::Command::Event {
             config,
             socket,

@@ -41,6 +41,7 @@ pub use env::{Env, VARIABLES};
 pub use problem::{Origin, Place, Problem, Problems, Severity};
 pub(crate) use problem::{quoted, suggest};
 pub use reader::{Setting, Settings};
+pub(crate) use units::parse_duration;
 pub use url::Url;
 pub use value::{Kind, Value, Wrong};
 
@@ -386,7 +387,13 @@ pub fn local_socket(file: Option<&Path>, env: &Env) -> PathBuf {
     socket(file, env, LOCAL)
 }
 
-/// A socket's key, and where the installed service has it.
+/// Where an agent of this configuration keeps its state; for `sonde spool` and
+/// `sonde trace`. As forgiving as [`status_socket`].
+pub fn state_folder(file: Option<&Path>, env: &Env) -> PathBuf {
+    socket(file, env, ("paths.state", "/var/lib/sonde"))
+}
+
+/// A socket's key (or a folder's), and where the installed service has it.
 type Socket = (&'static str, &'static str);
 
 const STATUS: Socket = ("paths.status_socket", "/run/sonde/status.sock");

@@ -36,7 +36,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// `Ok(None)`: a duration, but too long to count.
-pub(super) fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
     let (number, unit) = split_unit(text);
     let unit_ms = match unit {
         "ms" => 1,

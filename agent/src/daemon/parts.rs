@@ -256,7 +256,7 @@ impl Uplinks {
 }
 
 /// Who reads what from the spool.
-pub(super) fn subscriptions(config: &Config) -> Vec<Subscription> {
+pub(crate) fn subscriptions(config: &Config) -> Vec<Subscription> {
     let required = |name| match name {
         UplinkName::Otlp => config.otlp.as_ref().map(|otlp| otlp.delivery.required),
         UplinkName::Mqtt => config.mqtt.as_ref().map(|mqtt| mqtt.delivery.required),

@@ -44,7 +44,7 @@ pub(crate) const SEGMENT_HEADER: usize = 256;
 const HEADER_COPY: usize = 128;
 const FLOOR_AT: usize = 80;
 const SEGMENT_MAGIC: &[u8; 8] = b"SNDESEG\n";
-const FRAME_MAGIC: &[u8; 4] = b"SNf\x01";
+pub(crate) const FRAME_MAGIC: &[u8; 4] = b"SNf\x01";
 /// A frame header without metadata, checksum included.
 pub(crate) const FRAME_HEADER: usize = 72;
 /// The most metadata a frame carries; a longer `tracestate` is left out.

@@ -8,13 +8,14 @@
 mod account;
 mod attach;
 mod budget;
-mod cursor;
+pub(crate) mod cursor;
 #[cfg(test)]
 mod edges;
 mod flush;
-mod format;
+pub(crate) mod format;
 #[cfg(test)]
 mod held_tests;
+pub(crate) mod inspect;
 mod log;
 #[cfg(test)]
 mod model;
@@ -42,7 +43,9 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use self::log::path_of;
 use self::owner::Command;
+use self::recover::id_of;
 
 use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};

@@ -372,7 +372,8 @@ impl<S: Storage> Log<S> {
     }
 }
 
-fn id_of(name: &str) -> Option<u64> {
+/// The id in a segment's name; `None`: somebody else's file.
+pub(super) fn id_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
     let lower = digits
         .bytes()
