@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Env, Loaded};
-use crate::door::{self, local::LocalRoutes};
+use crate::door::{self, local::LocalRoutes, receiver};
 use crate::event::{self, Events};
 use crate::identity::Identity;
 use crate::journal;
@@ -151,12 +151,19 @@ impl Daemon {
         events.emit(event::name::AGENT_START, &[], &[version]);
         let door_stop = CancellationToken::new();
         let door = door::spawn(door, board.clone(), door_stop.clone());
-        let local = LocalDoor::open(
-            local,
-            LocalRoutes {
-                events: events.clone(),
-            },
+        let (receiver, keeper) = receiver::start(
+            config.receiver.clone(),
+            config.batch.length,
+            &identity,
+            &clock,
+            &spool,
         );
+        board.receives(receiver.clone());
+        let routes = LocalRoutes {
+            receiver,
+            events: events.clone(),
+        };
+        let local = LocalDoor::open(local, routes, keeper, &config);
         let mut daemon = Self {
             options,
             env,
@@ -252,6 +259,7 @@ impl Daemon {
                         &self.roster,
                     )
                     .await;
+                self.local.reload(&config);
                 self.config = config;
                 self.board.reloaded(&self.config, kept);
                 log::info!("configuration loaded again");
@@ -275,6 +283,10 @@ impl Daemon {
         if new.clock != old.clock {
             kept.push("[clock]".to_owned());
             new.clock = old.clock.clone();
+        }
+        if new.receiver != old.receiver {
+            kept.push("[receiver]".to_owned());
+            new.receiver = old.receiver.clone();
         }
         if !kept.is_empty() {
             log::warn!(

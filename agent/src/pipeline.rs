@@ -530,6 +530,13 @@ pub(crate) mod tests {
                 durability: Durability::Window,
                 outbox_in_memory: false,
             },
+            receiver: crate::config::Receiver {
+                listen: None,
+                allow_remote: false,
+                max_request: 1 << 20,
+                request_rate: 100,
+                byte_rate: 1 << 20,
+            },
             otlp: None,
             mqtt: None,
             routes: Routes {

@@ -40,6 +40,9 @@ pub struct Status {
     /// What happened.
     #[serde(default)]
     pub events: EventsStatus,
+    /// What local programs sent.
+    #[serde(default)]
+    pub receiver: ReceiverStatus,
     /// Configured work.
     pub jobs: Vec<JobStatus>,
     /// What was loaded.
@@ -425,6 +428,40 @@ pub struct EventStatus {
     pub measurements: BTreeMap<String, f64>,
     /// Words, at most 128 bytes of each.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// `receiver`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReceiverStatus {
+    /// The port's address, if there is one.
+    pub listen: Option<String>,
+    /// Why the port does not listen.
+    pub error: Option<String>,
+    /// Connections of local programs now, whatever they send.
+    pub connections: u64,
+    /// The same since the start.
+    pub accepted: u64,
+    /// What was taken, by signal.
+    pub signals: BTreeMap<String, ReceivedStatus>,
+    /// Requests of which nothing was taken, by reason: `rate`, `too_large`,
+    /// `too_slow`, `broken_off`, `malformed`, `unsupported`, `memory`,
+    /// `spool_full`, `stopping`, `foreign`.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// One signal's part of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReceivedStatus {
+    /// Requests.
+    pub requests: u64,
+    /// Spans, data points or log records that were taken.
+    pub items: u64,
+    /// Bytes of protobuf that they came in.
+    pub bytes: u64,
+    /// Items that were not taken although the rest of their request was.
+    pub rejected_items: u64,
 }
 
 /// `config`

@@ -56,11 +56,13 @@ impl Gateway {
         let folder = |name: &str| gateway.path(name).display().to_string();
         let (state, runtime) = (folder("state"), folder("run"));
         let socket = gateway.socket().display().to_string();
+        let local = gateway.local_socket().display().to_string();
         gateway
             .text("device.id", id)
             .text("paths.state", &state)
             .text("paths.runtime", &runtime)
             .text("paths.status_socket", &socket)
+            .text("paths.socket", &local)
             .text("clock.trust", "always")
             .text("gauges.interval", "1s")
             .text("batch.length", "2s")
@@ -130,6 +132,11 @@ impl Gateway {
     /// The status socket.
     pub fn socket(&self) -> PathBuf {
         self.path("status.sock")
+    }
+
+    /// Where local programs send.
+    pub fn local_socket(&self) -> PathBuf {
+        self.path("sonde.sock")
     }
 
     /// The spool's files with data in them: segments, not cursors or the lock.

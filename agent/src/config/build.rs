@@ -2,6 +2,7 @@
 //! single key can know: pairs that belong together, and files that should exist.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::url::Url;
 use super::value::{Kind, Value};
 use super::{
     Batching, Config, Delivery, Device, Durability, Gauges, Logging, MqttUplink, OtlpPaths,
-    OtlpUplink, Paths, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,
+    OtlpUplink, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,
 };
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
@@ -280,6 +281,16 @@ impl Builder<'_> {
                 },
                 outbox_in_memory: self.flag("spool.outbox_in_memory"),
             },
+            receiver: Receiver {
+                listen: self.listen(),
+                allow_remote: self.flag("receiver.allow_remote"),
+                max_request: self.whole_size("receiver.max_request"),
+                request_rate: match self.settings.get("receiver.request_rate") {
+                    Some(Value::Whole(rate)) => *rate,
+                    _ => 1,
+                },
+                byte_rate: self.size("receiver.byte_rate").unwrap_or(1),
+            },
             otlp: self.url("uplink.otlp.endpoint").map(|url| self.otlp(url)),
             mqtt: self.url("uplink.mqtt.url").map(|url| self.mqtt(url)),
             routes: Routes {
@@ -298,6 +309,20 @@ impl Builder<'_> {
             },
             jobs: BTreeMap::new(),
             shutdown: self.duration("shutdown.timeout"),
+        }
+    }
+
+    fn whole_size(&self, path: &str) -> usize {
+        let bytes = self.size(path).unwrap_or_default();
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// `localhost` is what people write; which family it means is not looked up.
+    fn listen(&self) -> Option<SocketAddr> {
+        let text = self.text("receiver.listen")?;
+        match text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}").parse().ok(),
+            None => text.parse().ok(),
         }
     }
 
@@ -430,6 +455,29 @@ impl Builder<'_> {
                 "is the same as paths.status_socket".into(),
                 "give each a name of its own".into(),
             );
+        }
+        if let Some(text) = self.text("receiver.listen") {
+            match config.receiver.listen {
+                None => error(
+                    "receiver.listen",
+                    format!("{text:?} is no address and port"),
+                    "write it as \"127.0.0.1:4318\" or \"[::1]:4318\"".into(),
+                ),
+                Some(at) if at.port() == 0 => error(
+                    "receiver.listen",
+                    "has the port 0, which nobody can know".into(),
+                    "OTLP's own is 4318".into(),
+                ),
+                Some(at) if !at.ip().is_loopback() && !config.receiver.allow_remote => error(
+                    "receiver.listen",
+                    format!(
+                        "other machines may reach {}, and it asks for no password",
+                        at.ip()
+                    ),
+                    "use 127.0.0.1 or [::1]; or set receiver.allow_remote = true".into(),
+                ),
+                Some(_) => {}
+            }
         }
         for (signal, names) in [
             ("metrics", &config.routes.metrics),

@@ -115,6 +115,10 @@ pub static SECTIONS: &[Section] = &[
         help: "What waits for an uplink: in memory first, on flash when needed.",
     },
     Section {
+        path: "receiver",
+        help: "OTLP from programs on this machine: on paths.socket always, on a port if one is named.",
+    },
+    Section {
         path: "uplink.otlp",
         help: "OTLP over HTTP, to any OpenTelemetry collector or back end.",
     },
@@ -303,6 +307,37 @@ pub static KEYS: &[Key] = &[
         Kind::Flag,
         "false",
         "Accept local programs' messages while the disk fails or is absent: a power cut then loses what was acknowledged. Otherwise they are refused.",
+    ),
+    without(
+        "receiver.listen",
+        Kind::Text,
+        "no port, paths.socket only",
+        "\"127.0.0.1:4318\"",
+        "Address and port for programs that cannot dial a Unix socket. Whoever reaches it may send: it asks for no password.",
+    ),
+    with(
+        "receiver.allow_remote",
+        Kind::Flag,
+        "false",
+        "Whether receiver.listen may be an address that other machines reach.",
+    ),
+    with(
+        "receiver.max_request",
+        Kind::Size(64 * KIB, 64 * MIB),
+        "\"4MiB\"",
+        "The longest request, packed or unpacked; twice this is the most memory that requests take.",
+    ),
+    with(
+        "receiver.request_rate",
+        Kind::Whole(1, 100_000),
+        "100",
+        "Requests a second, of all programs together; four seconds' worth may come at once.",
+    ),
+    with(
+        "receiver.byte_rate",
+        Kind::Size(KIB, TIB),
+        "\"4MiB\"",
+        "Unpacked bytes a second, of all programs together; four seconds' worth may come at once.",
     ),
     without(
         "uplink.otlp.endpoint",

@@ -15,6 +15,7 @@
 //! one needs no restart.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub batch: Batching,
     /// `[spool]`
     pub spool: SpoolLimits,
+    /// `[receiver]`
+    pub receiver: Receiver,
     /// `[uplink.otlp]`
     pub otlp: Option<OtlpUplink>,
     /// `[uplink.mqtt]`
@@ -146,6 +149,21 @@ pub struct SpoolLimits {
     pub durability: Durability,
     /// Local programs' messages are accepted although there is no flash to take them.
     pub outbox_in_memory: bool,
+}
+
+/// `[receiver]`: what local programs may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// The port beside the socket.
+    pub listen: Option<SocketAddr>,
+    /// Whether other machines may reach it.
+    pub allow_remote: bool,
+    /// Bytes of the longest request, packed or unpacked.
+    pub max_request: usize,
+    /// Requests a second.
+    pub request_rate: u64,
+    /// Unpacked bytes a second.
+    pub byte_rate: u64,
 }
 
 /// A way out. Each has a durable cursor of its own under this name.

@@ -1,12 +1,13 @@
 //! What the door shows: the owners' latest figures, put together when somebody asks.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
 use super::parts::Parts;
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Config;
+use crate::door::receiver::Receiver;
 use crate::door::{Boxed, Snapshot};
 use crate::event::Events;
 use crate::identity::Identity;
@@ -31,6 +32,7 @@ pub(super) struct Board {
     pipeline: PipelineHandle,
     drops: Drops,
     work: Work,
+    receiver: OnceLock<Receiver>,
     config: Mutex<ConfigStatus>,
 }
 
@@ -64,6 +66,7 @@ impl Board {
             pipeline: parts.pipeline(),
             drops: parts.drops(),
             work: parts.work(),
+            receiver: OnceLock::new(),
             config: Mutex::new(ConfigStatus {
                 files: files(config),
                 loaded_unix_ns: now.unix_ns,
@@ -72,6 +75,12 @@ impl Board {
                 restart_needed: Vec::new(),
             }),
         }
+    }
+
+    /// Shows this receiver's figures.
+    pub(super) fn receives(&self, receiver: Receiver) {
+        // Once, at the start.
+        let _ = self.receiver.set(receiver);
     }
 
     pub(super) fn reloaded(&self, config: &Config, restart_needed: Vec<String>) {
@@ -130,6 +139,11 @@ impl Snapshot for Board {
                 gauges,
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
+                receiver: self
+                    .receiver
+                    .get()
+                    .map(Receiver::status)
+                    .unwrap_or_default(),
                 jobs: self.work.status(now),
                 events: self.events.status(),
                 config: self

@@ -48,13 +48,28 @@ impl Unread {
 
 /// Reads at most `limit` bytes within `deadline`.
 pub async fn read(body: Incoming, limit: usize, deadline: Duration) -> Result<Bytes, Unread> {
-    match timeout(deadline, collect(body, limit)).await {
+    let whole = read_within(body, limit, deadline, |_| true).await?;
+    Ok(whole.unwrap_or_default())
+}
+
+/// The same while `room` grants each piece its bytes; `None`: it did not.
+pub async fn read_within(
+    body: Incoming,
+    limit: usize,
+    deadline: Duration,
+    room: impl FnMut(usize) -> bool,
+) -> Result<Option<Bytes>, Unread> {
+    match timeout(deadline, collect(body, limit, room)).await {
         Ok(read) => read,
         Err(_) => Err(Unread::TooSlow),
     }
 }
 
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Unread> {
+async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    mut room: impl FnMut(usize) -> bool,
+) -> Result<Option<Bytes>, Unread> {
     // Said beforehand: nothing of it needs to be read.
     let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if said > limit {
@@ -69,7 +84,10 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Unread> {
         if whole.len() + data.len() > limit {
             return Err(Unread::TooLarge);
         }
+        if !room(data.len()) {
+            return Ok(None);
+        }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok(Some(whole.freeze()))
 }

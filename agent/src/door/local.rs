@@ -7,11 +7,14 @@
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
+use super::receiver::Receiver;
 use super::{Answer, Boxed, Routes, event, refusal, text};
 use crate::event::Events;
 
 /// What the handlers need.
 pub struct LocalRoutes {
+    /// `/v1/…`
+    pub receiver: Receiver,
     /// For `POST /event`.
     pub events: Events,
 }
@@ -35,6 +38,21 @@ const PATHS: &[Path] = &[
         path: "/event",
         about: "say that something happened: name, measurements, metadata as JSON",
     },
+    Path {
+        method: Method::POST,
+        path: "/v1/traces",
+        about: "OTLP spans, protobuf or JSON",
+    },
+    Path {
+        method: Method::POST,
+        path: "/v1/metrics",
+        about: "OTLP metrics",
+    },
+    Path {
+        method: Method::POST,
+        path: "/v1/logs",
+        about: "OTLP log records",
+    },
 ];
 
 impl Routes for LocalRoutes {
@@ -43,16 +61,23 @@ impl Routes for LocalRoutes {
             if let Some(wrong) = misdirected(request.method(), request.uri().path()) {
                 return wrong;
             }
+            if let Some(signal) = Receiver::signal(request.uri().path()) {
+                return self.receiver.answer(signal, request).await;
+            }
             match request.uri().path() {
                 "/event" => event::answer(&self.events, request).await,
                 _ => list(),
             }
         })
     }
+
+    fn connected(&self, opened: bool) {
+        self.receiver.connected(opened);
+    }
 }
 
 /// The refusal, if no path takes such a request.
-fn misdirected(method: &Method, path: &str) -> Option<Answer> {
+pub(super) fn misdirected(method: &Method, path: &str) -> Option<Answer> {
     let Some(known) = PATHS.iter().find(|known| known.path == path) else {
         return Some(refusal(
             StatusCode::NOT_FOUND,

@@ -105,6 +105,30 @@ impl Page {
         for (reason, n) in &agent.dropped {
             self.counter("sonde_dropped_total", &[("reason", reason)], *n);
         }
+        let receiver = &status.receiver;
+        self.gauge(
+            "sonde_receiver_connections",
+            &[],
+            receiver.connections as f64,
+        );
+        for (signal, received) in &receiver.signals {
+            let labels = [("signal", signal.as_str())];
+            self.counter("sonde_receiver_requests_total", &labels, received.requests);
+            self.counter("sonde_receiver_items_total", &labels, received.items);
+            self.counter(
+                "sonde_receiver_received_bytes_total",
+                &labels,
+                received.bytes,
+            );
+            self.counter(
+                "sonde_receiver_rejected_items_total",
+                &labels,
+                received.rejected_items,
+            );
+        }
+        for (reason, n) in &receiver.refused {
+            self.counter("sonde_receiver_refused_total", &[("reason", reason)], *n);
+        }
         let synchronised = f64::from(u8::from(status.clock.synchronised));
         self.gauge("sonde_clock_synchronised", &[], synchronised);
         for severity in ["error", "warning"] {

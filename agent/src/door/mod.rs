@@ -38,11 +38,13 @@ pub mod body;
 mod event;
 pub mod local;
 pub mod metrics;
+pub mod port;
+pub mod receiver;
 mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use socket::{Door, DoorError, Place, Stream, bind};
+pub use socket::{Door, DoorError, Place, Stream, bind, bind_port};
 
 /// A future in a box, as object-safe traits need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -70,6 +72,9 @@ where
 pub trait Routes: Send + Sync + 'static {
     /// Answers one request; a body that is not read is discarded with the connection.
     fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer>;
+
+    /// A connection was opened, or closed.
+    fn connected(&self, _opened: bool) {}
 }
 
 /// How much a door's clients may ask of the agent.
@@ -154,8 +159,10 @@ pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: Ca
             Ok(stream) => {
                 let (routes, stop) = (Arc::clone(&routes), stop.clone());
                 let crowd = Arc::clone(&crowded);
+                routes.connected(true);
                 connections.spawn(async move {
-                    converse(stream, routes, limits, stop, &crowd).await;
+                    converse(stream, &routes, limits, stop, &crowd).await;
+                    routes.connected(false);
                     drop(permit);
                 });
                 // The next one would wait: those who only keep theirs make room.
@@ -164,7 +171,7 @@ pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: Ca
                 }
             }
             Err(error) => {
-                log::warn!("{}: no connection accepted: {error}", door.path().display());
+                log::warn!("{door}: no connection accepted: {error}");
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => break,
@@ -196,13 +203,13 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 
 async fn converse(
     stream: Stream,
-    routes: Arc<dyn Routes>,
+    routes: &Arc<dyn Routes>,
     limits: Limits,
     stop: CancellationToken,
     crowded: &Notify,
 ) {
     let service = service_fn(|request| {
-        let routes = Arc::clone(&routes);
+        let routes = Arc::clone(routes);
         async move { Ok::<_, Infallible>(routes.answer(request).await) }
     });
     let connection = http1::Builder::new()

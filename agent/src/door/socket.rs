@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// `sun_path` holds 108 bytes with its final zero (unix(7)).
@@ -35,11 +36,26 @@ pub type Stream = Box<dyn Io>;
 
 /// A socket that listens. Dropping it closes it and removes its file.
 #[derive(Debug)]
-pub struct Door {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode: a file that a later agent put there is not ours.
-    file: (u64, u64),
+pub struct Door(Listener);
+
+#[derive(Debug)]
+enum Listener {
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+        /// Device and inode: a file that a later agent put there is not ours.
+        file: (u64, u64),
+    },
+    Port(TcpListener, SocketAddr),
+}
+
+/// Listens on a port.
+///
+/// # Errors
+/// The system's: in use, not allowed, no such address.
+pub async fn bind_port(at: SocketAddr) -> io::Result<Door> {
+    let listener = TcpListener::bind(at).await?;
+    Ok(Door(Listener::Port(listener, at)))
 }
 
 /// Why a door could not be opened.
@@ -131,11 +147,11 @@ pub async fn bind(path: &Path, key: &'static str) -> Result<Door, DoorError> {
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))
         .map_err(failed("set the mode of"))?;
     let file = fs::symlink_metadata(path).map_err(failed("look at"))?;
-    Ok(Door {
+    Ok(Door(Listener::Unix {
         listener,
         path: path.to_owned(),
         file: (file.dev(), file.ino()),
-    })
+    }))
 }
 
 async fn remove_if_dead(place: Place) -> Result<(), DoorError> {
@@ -153,25 +169,35 @@ async fn remove_if_dead(place: Place) -> Result<(), DoorError> {
     }
 }
 
-impl Door {
+impl fmt::Display for Door {
     /// Where it listens.
-    pub fn path(&self) -> &Path {
-        &self.path
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Listener::Unix { path, .. } => path.display().fmt(f),
+            Listener::Port(_, at) => at.fmt(f),
+        }
     }
+}
 
+impl Door {
     /// The next client. Dropping the future loses none.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
-        let (stream, _) = self.listener.accept().await?;
-        Ok(Box::new(stream))
+        Ok(match &self.0 {
+            Listener::Unix { listener, .. } => Box::new(listener.accept().await?.0),
+            Listener::Port(listener, _) => Box::new(listener.accept().await?.0),
+        })
     }
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            log::debug!("{} stays behind: {error}", self.path.display());
+        let Listener::Unix { path, file, .. } = &self.0 else {
+            return;
+        };
+        let ours =
+            fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *file);
+        if ours && let Err(error) = fs::remove_file(path) {
+            log::debug!("{} stays behind: {error}", path.display());
         }
     }
 }

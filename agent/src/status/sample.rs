@@ -88,6 +88,7 @@ pub(crate) fn fine() -> Status {
             ..UplinkStatus::default()
         }],
         events: EventsStatus::default(),
+        receiver: ReceiverStatus::default(),
         jobs: vec![],
         config: ConfigStatus {
             files: vec!["/etc/sonde/sonde.toml".into()],

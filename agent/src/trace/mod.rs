@@ -36,7 +36,7 @@ use crate::identity::Identity;
 use crate::journal;
 use crate::spool::Spool;
 
-mod buffer;
+pub(crate) mod buffer;
 mod drops;
 mod export;
 mod flush;
