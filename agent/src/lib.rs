@@ -31,6 +31,7 @@ pub mod journal;
 pub mod message;
 pub mod notify;
 pub mod otlp;
+pub mod outbox;
 pub mod pipeline;
 pub mod recorder;
 pub mod sampler;

@@ -539,6 +539,7 @@ pub(crate) mod tests {
             },
             otlp: None,
             mqtt: None,
+            outbox: Default::default(),
             routes: Routes {
                 metrics: Vec::new(),
                 traces: Vec::new(),

@@ -19,7 +19,7 @@ use super::url::Url;
 use super::value::{Kind, Value};
 use super::{
     Batching, Config, Delivery, Device, Durability, Gauges, Logging, MqttUplink, OtlpPaths,
-    OtlpUplink, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,
+    OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,
 };
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
@@ -293,6 +293,17 @@ impl Builder<'_> {
             },
             otlp: self.url("uplink.otlp.endpoint").map(|url| self.otlp(url)),
             mqtt: self.url("uplink.mqtt.url").map(|url| self.mqtt(url)),
+            outbox: Outbox {
+                allow: match self.settings.get("outbox.allow") {
+                    Some(Value::Prefixes(prefixes)) => prefixes.clone(),
+                    _ => Vec::new(),
+                },
+                rate: match self.settings.get("outbox.rate") {
+                    Some(Value::Whole(rate)) => *rate,
+                    _ => 0,
+                },
+                byte_rate: self.size("outbox.byte_rate").unwrap_or_default(),
+            },
             routes: Routes {
                 metrics: self.uplinks("route.metrics"),
                 traces: self.uplinks("route.traces"),

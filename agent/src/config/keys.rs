@@ -139,6 +139,10 @@ pub static SECTIONS: &[Section] = &[
         help: "What TLS trusts and shows; files are read again at each connection.",
     },
     Section {
+        path: "outbox",
+        help: "MQTT messages of local programs: stored, then sent in order.",
+    },
+    Section {
         path: "route",
         help: "Which uplinks each signal goes to. [] keeps a signal from being sent.",
     },
@@ -555,6 +559,24 @@ pub static KEYS: &[Key] = &[
         "no client certificate",
         "\"/etc/sonde/client.key\"",
         "PEM client key; needs cert_file.",
+    ),
+    with(
+        "outbox.allow",
+        Kind::Prefixes,
+        "[]",
+        "Topic prefixes, of whole levels, that local programs may publish under; [\"#\"] is all but the agent's own topics.",
+    ),
+    with(
+        "outbox.rate",
+        Kind::Whole(1, 10_000),
+        "100",
+        "Messages a second from all local programs together; ten seconds' worth may come at once.",
+    ),
+    with(
+        "outbox.byte_rate",
+        Kind::Size(KIB, 1024 * MIB),
+        "\"256KiB\"",
+        "Bytes a second from all local programs together; ten seconds' worth may come at once.",
     ),
     without(
         "route.metrics",

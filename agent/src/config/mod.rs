@@ -69,6 +69,8 @@ pub struct Config {
     pub otlp: Option<OtlpUplink>,
     /// `[uplink.mqtt]`
     pub mqtt: Option<MqttUplink>,
+    /// `[outbox]`
+    pub outbox: Outbox,
     /// `[route]`
     pub routes: Routes,
     /// `[trace]`
@@ -183,6 +185,17 @@ impl UplinkName {
             UplinkName::Mqtt => "mqtt",
         }
     }
+}
+
+/// `[outbox]`: what local programs may publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbox {
+    /// Topic prefixes of whole levels, `{device.id}` not put in yet; empty: none.
+    pub allow: Vec<String>,
+    /// Messages a second.
+    pub rate: u64,
+    /// Bytes a second.
+    pub byte_rate: u64,
 }
 
 /// Which uplinks each signal goes to.

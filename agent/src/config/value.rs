@@ -44,6 +44,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of uplinks.
     Uplinks,
+    /// A list of MQTT topic prefixes.
+    Prefixes,
     /// A URL with one of some schemes; whether it may have a path.
     Url(&'static [&'static str], bool),
     /// An HTTP request target.
@@ -87,6 +89,8 @@ pub enum Value {
     Path(PathBuf),
     /// Uplinks.
     Uplinks(Vec<UplinkName>),
+    /// Topic prefixes.
+    Prefixes(Vec<String>),
     /// A URL.
     Url(Url),
     /// A table; each entry knows where it came from.
@@ -183,6 +187,9 @@ impl Kind {
                 .collect::<Vec<_>>()
                 .join(" or "),
             Kind::Uplinks => "a list of \"otlp\" and \"mqtt\"".into(),
+            Kind::Prefixes => "a list of up to 32 topic prefixes without + and with # at the end \
+                               only, such as [\"plant/\"]; {device.id} is put in"
+                .into(),
             Kind::Url(schemes, path) => {
                 let forms: Vec<_> = schemes.iter().map(|s| format!("{s}://HOST:PORT")).collect();
                 let tail = if path { ", a path may follow" } else { "" };
@@ -246,6 +253,26 @@ impl Kind {
                 }
                 Ok(Value::Uplinks(names))
             }
+            (Kind::Prefixes, DeValue::Array(items)) => {
+                let mut prefixes = Vec::new();
+                for item in items.iter() {
+                    let DeValue::String(text) = item.get_ref() else {
+                        return Err(self.mismatch(item.get_ref()));
+                    };
+                    if !is_prefix(text) || items.len() > PREFIXES_MAX {
+                        return Err(Wrong::new(
+                            format!("{} is not allowed", quoted(text)),
+                            format!("expected {}", self.allowed()),
+                        ));
+                    }
+                    prefixes.push(text.to_string());
+                }
+                Ok(Value::Prefixes(prefixes))
+            }
+            (Kind::Prefixes, DeValue::String(text)) if is_prefix(text) => Err(Wrong::new(
+                "is text where a list is expected",
+                format!("write [{}]", toml_text(text)),
+            )),
             (Kind::Uplinks, DeValue::String(text)) => match uplink(text) {
                 Ok(name) => Err(Wrong::new(
                     "is text where a list is expected",
@@ -394,6 +421,7 @@ impl Kind {
             Kind::Flag
             | Kind::Whole(..)
             | Kind::Uplinks
+            | Kind::Prefixes
             | Kind::Url(..)
             | Kind::Attributes
             | Kind::Headers
@@ -663,6 +691,24 @@ fn article(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// More prefixes than anyone needs.
+const PREFIXES_MAX: usize = 32;
+
+/// `#`, or levels with `/` or `/#` at the end or neither.
+fn is_prefix(text: &str) -> bool {
+    let levels = text
+        .strip_suffix("/#")
+        .or(text.strip_suffix('/'))
+        .unwrap_or(text);
+    text == "#"
+        || (!levels.is_empty()
+            && text.len() <= TEXT_MAX
+            && !levels.contains(['+', '#'])
+            && !levels.chars().any(char::is_control)
+            && !levels.starts_with('$')
+            && !levels.replace("{device.id}", "").contains(['{', '}']))
+}
+
 /// Takes `.` and doubled slashes out, which is safe; `..` stays, which is not.
 fn tidy(path: &Path) -> PathBuf {
     path.components()
@@ -687,6 +733,10 @@ impl fmt::Display for Value {
                     .map(|name| format!("\"{}\"", name.as_str()))
                     .collect();
                 write!(f, "[{}]", names.join(", "))
+            }
+            Value::Prefixes(prefixes) => {
+                let prefixes: Vec<_> = prefixes.iter().map(|p| toml_text(p)).collect();
+                write!(f, "[{}]", prefixes.join(", "))
             }
             Value::Url(url) => f.write_str(&toml_text(&url.to_string())),
             Value::Words(words) => {
@@ -866,6 +916,21 @@ mod tests {
             "\"a/{id}\"",
         ] {
             refused(Kind::Topic, toml);
+        }
+        read(
+            Kind::Prefixes,
+            "[\"plant/\", \"a/b\", \"{device.id}/#\", \"#\"]",
+        )
+        .unwrap();
+        for toml in [
+            "[\"\"]",
+            "[\"a/+/b\"]",
+            "[\"a#\"]",
+            "[\"$SYS/\"]",
+            "[1]",
+            "\"a/\"",
+        ] {
+            refused(Kind::Prefixes, toml);
         }
         read(Kind::Name, "\"gw-0017.site_3\"").unwrap();
         for toml in ["\"a/b\"", "\"a b\"", "\"+\"", "\"é\""] {

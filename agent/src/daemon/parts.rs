@@ -16,6 +16,7 @@ use crate::config::{Config, UplinkName};
 use crate::event::{Events, HandlerId, spool_watch};
 use crate::frame::Signal;
 use crate::identity::Identity;
+use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
 use crate::spool::{Spool, Subscription};
 use crate::trace::{Drops, Telemetry, Tracer};
@@ -25,6 +26,7 @@ use crate::work::{Setup, Work, agenda};
 /// The running parts.
 pub(super) struct Parts {
     telemetry: Telemetry,
+    outbox: Outbox,
     uplinks: Uplinks,
     pipeline: Pipeline,
     pipeline_stop: CancellationToken,
@@ -85,8 +87,16 @@ impl Parts {
             pipeline_stop.clone(),
         );
         let uplinks = Uplinks::start(config, identity, clock, spool, &telemetry, roster, events);
+        let outbox = Outbox::new(
+            config,
+            identity,
+            clock.clone(),
+            spool.clone(),
+            telemetry.tracer.clone(),
+        );
         Ok(Self {
             telemetry,
+            outbox,
             uplinks,
             pipeline,
             pipeline_stop,
@@ -104,6 +114,11 @@ impl Parts {
 
     pub(super) fn tracer(&self) -> Tracer {
         self.telemetry.tracer.clone()
+    }
+
+    #[allow(dead_code, reason = "the door and commands publish through it")]
+    pub(super) fn outbox(&self) -> Outbox {
+        self.outbox.clone()
     }
 
     pub(super) fn drops(&self) -> Drops {
@@ -131,6 +146,7 @@ impl Parts {
         }
         let events = &self.events;
         self.event_log = attach_log(new, events, &self.telemetry);
+        self.outbox.reconfigure(new);
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, None);
         let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
@@ -273,6 +289,8 @@ pub(crate) fn subscriptions(config: &Config) -> Vec<Subscription> {
                 .iter()
                 .filter(|(_, to)| to.contains(&uplink))
                 .map(|(signal, _)| *signal)
+                // A message is an MQTT message: it has one way.
+                .chain((uplink == UplinkName::Mqtt).then_some(Signal::Message))
                 .collect();
             Some(Subscription {
                 uplink,

@@ -193,12 +193,14 @@ impl<S: Storage> Core<S> {
 
     pub(super) fn newest_for(&self, slot: usize) -> Option<(u64, Signal)> {
         let reader = self.readers.get(slot)?.as_ref()?;
-        let memory = self.memory.iter().filter_map(|class| {
-            let mut newest = class.iter().rev();
+        // Of the outbox nothing is live.
+        let others = Class::ALL.into_iter().filter(|c| *c != Class::Outbox);
+        let memory = others.clone().filter_map(|class| {
+            let mut newest = self.memory.get(class as usize)?.iter().rev();
             let found = newest.find(|(_, waiting)| waiting.need & (1 << slot) != 0);
             found.map(|(&seq, waiting)| (seq, waiting.batch.signal))
         });
-        let disk = Class::ALL.into_iter().filter_map(|class| {
+        let disk = others.filter_map(|class| {
             let segments = self.log.as_ref()?.segments(class).values();
             let newest = segments.flat_map(|segment| {
                 let signals = segment.stats.signals.iter().enumerate();

@@ -279,10 +279,12 @@ pub(crate) enum Reason {
     Refused = 8,
     /// Others filled the disk: no room although the quota had some.
     DiskFull = 9,
+    /// Nobody wanted it any more when its turn came.
+    Expired = 10,
 }
 
 impl Reason {
-    const ALL: [Reason; 9] = [
+    const ALL: [Reason; 10] = [
         Reason::Quota,
         Reason::Condemned,
         Reason::Damaged,
@@ -292,6 +294,7 @@ impl Reason {
         Reason::Optional,
         Reason::Refused,
         Reason::DiskFull,
+        Reason::Expired,
     ];
 
     /// As in the status.
@@ -306,6 +309,7 @@ impl Reason {
             Reason::Optional => "optional",
             Reason::Refused => "refused",
             Reason::DiskFull => "disk_full",
+            Reason::Expired => "expired",
         }
     }
 }

@@ -81,7 +81,8 @@ pub struct Subscription {
 /// Which end of the queue the next frame is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Stored since the link came up (and the newest one from before), oldest first.
+    /// Stored since the link came up (and the newest one from before), oldest
+    /// first. Nothing of the outbox: that is all backlog, in its order.
     Live,
     /// Everything older: `critical` first, then oldest first.
     Backlog,
@@ -142,6 +143,8 @@ pub enum Outcome {
     Delivered,
     /// The other side will never take it: counted as lost, a sample kept.
     Condemned(String),
+    /// Nobody wants it any more: counted as lost.
+    Expired,
     /// Not sent after all, or not acknowledged: give it out again.
     Returned,
 }

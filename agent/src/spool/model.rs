@@ -207,7 +207,9 @@ impl World {
             Lane::Backlog
         };
         // Now and then a signal is held back.
-        let signals = match self.dice.below(6) {
+        let signals = match self.dice.below(8) {
+            6 => Signals::NONE.with(Signal::Message),
+            7 => Signals::ALL.without(Signal::Message),
             0 => Signals::ALL.without(Signal::Logs),
             1 => Signals::ALL.without(Signal::Metrics),
             _ => Signals::ALL,

@@ -165,7 +165,8 @@ impl<S: Storage> Core<S> {
                 && need & (1 << slot) != 0
             {
                 reader.memory_mut(batch.signal).add(counts);
-                *reader.live_mut(batch.signal) += u64::from(id.seq >= reader.live_since);
+                let live = reader.is_live(batch.class, id.seq);
+                *reader.live_mut(batch.signal) += u64::from(live);
             }
         }
         self.memory_bytes += size;
@@ -226,6 +227,10 @@ impl<S: Storage> Core<S> {
         match outcome {
             Outcome::Returned => self.give_back(slot, seq),
             Outcome::Delivered => self.acknowledge(slot, seq, &open),
+            Outcome::Expired => {
+                self.lose(open.class, Reason::Expired, open.loss);
+                self.acknowledge(slot, seq, &open);
+            }
             Outcome::Condemned(reason) => {
                 let mut text = reason.clone();
                 while text.len() > SAMPLE_TEXT {
@@ -401,7 +406,10 @@ impl<S: Storage> Core<S> {
             return None;
         }
         let reader = readers.get_mut(slot)?.as_mut()?;
-        let (from, until) = reader.span(lane);
+        let (from, until) = reader.span(lane, class);
+        if from == until {
+            return None;
+        }
         let again = reader.open.range(from..until);
         let again = again
             .filter(|(_, open)| open.class == class && open.returned && among(open.signal))
@@ -462,6 +470,10 @@ impl<S: Storage> Core<S> {
             })
         });
         if log.as_ref().is_some_and(|log| log.stuck) {
+            // What cannot be read just now may be older: nothing overtakes it.
+            if class == Class::Outbox {
+                return None;
+            }
             return [again, in_memory]
                 .into_iter()
                 .flatten()
@@ -618,7 +630,8 @@ impl<S: Storage> Core<S> {
         let Some(Some(reader)) = readers.get_mut(slot) else {
             return;
         };
-        let live_since = reader.live_since;
+        let class = reader.open.get(&seq).map(|open| open.class);
+        let live = class.is_some_and(|class| reader.is_live(class, seq));
         let Some(open) = reader.open.get_mut(&seq) else {
             return;
         };
@@ -634,7 +647,7 @@ impl<S: Storage> Core<S> {
         }
         open.returned = true;
         let (class, signal, place, counts) = (open.class, open.signal, open.place, open.counts);
-        *reader.live_mut(signal) += u64::from(seq >= live_since);
+        *reader.live_mut(signal) += u64::from(live);
         match place {
             Place::Gone => {}
             Place::Memory => reader.memory_mut(signal).add(counts),
@@ -691,7 +704,7 @@ impl<S: Storage> Core<S> {
             if waiting.need & (1 << slot) != 0 && open.is_none_or(|open| open.returned) {
                 let signal = waiting.batch.signal;
                 reader.memory_mut(signal).sub(counts);
-                let live = u64::from(seq >= reader.live_since);
+                let live = u64::from(reader.is_live(class, seq));
                 let left = reader.live_mut(signal);
                 *left = left.saturating_sub(live);
             }

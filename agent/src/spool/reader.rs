@@ -21,12 +21,14 @@ pub(super) struct Reader {
     pub(super) live_since: u64,
     /// Live frames that it has not been given, by signal.
     pub(super) live: [u64; SIGNALS],
-    /// The signals it was last asked for.
-    pub(super) may: u8,
+    /// The signals it was last asked for: all at once, and messages alone.
+    may: [u8; 2],
+    /// Which of the two that was.
+    alone: bool,
     pub(super) given: [Progress; 4],
     pub(super) open: BTreeMap<u64, Open>,
-    /// How far each chain has been looked through, live and backlog.
-    pub(super) hints: [[Pos; 4]; 2],
+    /// How far each chain has been looked through: live, backlog, and for messages alone.
+    pub(super) hints: [[Pos; 4]; 3],
     /// What waits for it in memory, by signal.
     pub(super) memory: [Counts; SIGNALS],
 }
@@ -39,7 +41,8 @@ impl Reader {
             up: false,
             live_since: u64::MAX,
             live: [0; SIGNALS],
-            may: ALL_SIGNALS,
+            may: [ALL_SIGNALS, MESSAGES],
+            alone: false,
             given: Default::default(),
             open: BTreeMap::new(),
             hints: Default::default(),
@@ -93,28 +96,46 @@ impl Reader {
     }
 
     /// It may be given these signals from now on; says which of them it wants.
+    /// Messages alone are looked for with a place of their own: they take turns
+    /// with the rest, and neither shall lose its place to the other.
     pub(super) fn may(&mut self, signals: Signals) -> u8 {
         let may = signals.bits();
-        if may & !self.may != 0 {
-            // What was left out lies behind the place that was reached without it.
-            self.hints = Default::default();
+        self.alone = may == MESSAGES;
+        let [all, alone] = &mut self.may;
+        if self.alone {
+            *alone = may;
+        } else {
+            if may & !*all != 0 {
+                // What was left out lies behind the place that was reached without it.
+                let [live, backlog, _] = &mut self.hints;
+                (*live, *backlog) = Default::default();
+            }
+            *all = may;
         }
-        self.may = may;
         self.wants & may
     }
 
     /// The signals whose ranges go on: what it may be given, and what it does
     /// not want, so that the ranges of all of them stay alike.
     pub(super) fn walks(&self) -> u8 {
-        ALL_SIGNALS & !(self.wants & !self.may)
+        let [all, alone] = self.may;
+        let may = if self.alone { alone } else { all };
+        ALL_SIGNALS & !(self.wants & !may)
     }
 
-    /// The seqs of a lane.
-    pub(super) fn span(&self, lane: Lane) -> (u64, u64) {
-        match lane {
-            Lane::Live => (self.live_since, u64::MAX),
-            Lane::Backlog => (0, self.live_since),
+    /// The seqs of a lane. Of the outbox all are backlog: what came first goes first.
+    pub(super) fn span(&self, lane: Lane, class: Class) -> (u64, u64) {
+        match (lane, class) {
+            (Lane::Live, Class::Outbox) => (u64::MAX, u64::MAX),
+            (Lane::Backlog, Class::Outbox) => (0, u64::MAX),
+            (Lane::Live, _) => (self.live_since, u64::MAX),
+            (Lane::Backlog, _) => (0, self.live_since),
         }
+    }
+
+    /// Whether a frame is of [`Lane::Live`].
+    pub(super) fn is_live(&self, class: Class, seq: u64) -> bool {
+        class != Class::Outbox && seq >= self.live_since
     }
 
     pub(super) fn memory_mut(&mut self, signal: Signal) -> &mut Counts {
@@ -138,8 +159,9 @@ impl Reader {
     }
 
     pub(super) fn hint(&mut self, lane: Lane, class: Class) -> &mut Pos {
-        let [live, backlog] = &mut self.hints;
+        let [live, backlog, messages] = &mut self.hints;
         let [critical, outbox, normal, bulk] = match lane {
+            _ if self.alone => messages,
             Lane::Live => live,
             Lane::Backlog => backlog,
         };
@@ -151,6 +173,9 @@ impl Reader {
         }
     }
 }
+
+/// The one bit of [`Signal::Message`].
+const MESSAGES: u8 = Signals::NONE.with(Signal::Message).bits();
 
 pub(super) fn mask_of(signals: &[Signal]) -> u8 {
     let slots = signals.iter().map(|signal| signal_slot(*signal));

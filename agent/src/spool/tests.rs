@@ -127,7 +127,10 @@ async fn without_flash_a_message_is_refused_or_delivered_or_knowingly_kept_in_me
     spool.link(OTLP, true);
     let (stored, ()) = tokio::join!(spool.store(batch(Class::Outbox, "sent")), async {
         let mut pending = spool.pending(OTLP);
-        pending.wait_for(|pending| pending.live > 0).await.unwrap();
+        pending
+            .wait_for(|pending| pending.backlog > 0)
+            .await
+            .unwrap();
         assert_eq!(drain(&spool).await.len(), 1);
     });
     assert!(stored.is_ok());
@@ -154,7 +157,10 @@ async fn a_message_that_a_stop_could_not_write_is_not_acknowledged() {
     spool.link(OTLP, true);
     let (stored, _) = tokio::join!(spool.store(batch(Class::Outbox, "waits")), async {
         let mut pending = spool.pending(OTLP);
-        pending.wait_for(|pending| pending.live > 0).await.unwrap();
+        pending
+            .wait_for(|pending| pending.backlog > 0)
+            .await
+            .unwrap();
         spool.stop(LONG).await
     });
     assert_eq!(stored, Err(Refused::NoDisk));
@@ -183,8 +189,8 @@ async fn what_was_stored_survives_a_restart_and_goes_once_acknowledged() {
     spool.link(OTLP, true);
     let frames = drain(&spool).await;
     assert_eq!(
-        frames[0].id, ids[49],
-        "the newest comes first, on the live lane"
+        frames[0].id, ids[48],
+        "the newest that is not a message comes first, on the live lane"
     );
     let mut got: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
     got.sort();
@@ -203,6 +209,66 @@ async fn what_was_stored_survives_a_restart_and_goes_once_acknowledged() {
     let spool = Spool::start(options(dir.path())).unwrap();
     spool.link(OTLP, true);
     assert_eq!(drain(&spool).await, Vec::new());
+}
+
+#[tokio::test]
+async fn messages_are_given_oldest_first_on_every_lane_and_keep_their_place_beside_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.subscriptions[0].signals.push(Signal::Message);
+    let spool = Spool::start(options).unwrap();
+    let messages = Signals::NONE.with(Signal::Message);
+    let rest = Signals::ALL.without(Signal::Message);
+    let mut ids = Vec::new();
+    let store = async |n: usize| {
+        let mut message = batch(Class::Outbox, &format!("message {n}"));
+        message.signal = Signal::Message;
+        spool.store(batch(Class::Normal, "rest")).await.unwrap();
+        spool.store(message).await.unwrap()
+    };
+    for n in 0..5 {
+        ids.push(store(n).await);
+    }
+    spool.link(OTLP, true);
+    for n in 5..8 {
+        ids.push(store(n).await);
+    }
+    assert_eq!(spool.next(OTLP, Lane::Live, messages).await, None);
+    let mut got = Vec::new();
+    while let Some(frame) = spool.next(OTLP, Lane::Backlog, messages).await {
+        got.push(frame.id);
+        // Now and then one comes back, and is the next again.
+        if got.len() % 3 == 0 {
+            spool.settle(OTLP, frame.id, Outcome::Returned);
+            let again = spool.next(OTLP, Lane::Backlog, messages).await.unwrap();
+            assert_eq!(again.id, frame.id);
+        }
+        spool.settle(OTLP, frame.id, Outcome::Delivered);
+        // The rest takes turns on both lanes.
+        for lane in [Lane::Live, Lane::Backlog] {
+            let other = spool.next(OTLP, lane, rest).await;
+            assert!(other.is_none_or(|frame| frame.batch.signal != Signal::Message));
+        }
+    }
+    assert_eq!(got, ids);
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+}
+
+#[tokio::test]
+async fn an_expired_message_is_counted_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    let id = spool.store(batch(Class::Outbox, "late")).await.unwrap();
+    let frame = spool.next(OTLP, Lane::Backlog, Signals::ALL).await.unwrap();
+    assert_eq!(frame.id, id);
+    spool.settle(OTLP, id, Outcome::Expired);
+    let lost = |status: &crate::status::SpoolStatus| {
+        let mut lost = status.lost.iter();
+        lost.any(|lost| (lost.reason.as_str(), lost.frames) == ("expired", 1))
+    };
+    spool.status().wait_for(lost).await.unwrap();
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
 }
 
 #[tokio::test]

@@ -100,6 +100,9 @@ impl Store for Memory {
                 Outcome::Condemned(why) => {
                     queue.condemned.insert(id.seq, why);
                 }
+                Outcome::Expired => {
+                    queue.condemned.insert(id.seq, "expired".to_owned());
+                }
                 Outcome::Returned => {
                     frame.resent = true;
                     queue.returned += 1;
