@@ -1,7 +1,7 @@
 //! What still waits on flash and what may go: the counts per segment and
 //! uplink, the removal of segments, and the losses that come with it.
 
-use super::cursor::{Loss, Reason};
+use super::cursor::{ALL_SIGNALS, Loss, Reason, UPLINKS};
 use super::format::{SEGMENT_HEADER, SIGNALS, signal_slot};
 use super::log::{Counts, Log, Segment};
 use super::mutant::{Mutant, made};
@@ -47,16 +47,11 @@ impl<S: Storage> Core<S> {
 
     /// What an uplink has walked past and never found is damaged: no longer waiting.
     pub(super) fn write_off(&mut self, slot: usize, class: Class) {
-        let Self {
-            readers,
-            log,
-            losses,
-            untold,
-            ..
-        } = self;
+        let Self { readers, log, .. } = self;
         let (Some(Some(reader)), Some(log)) = (readers.get(slot), log) else {
             return;
         };
+        let mut losses = Vec::new();
         for segment in log.segments_mut(class) {
             let (first, last) = segment.stats.seqs;
             let mut open = reader.open.range(first..=last);
@@ -70,22 +65,56 @@ impl<S: Storage> Core<S> {
                     missing.add(std::mem::take(left));
                 }
             }
-            if missing.frames == 0 {
-                continue;
-            }
-            let loss = Loss {
-                frames: missing.frames,
-                items: missing.items,
-                first_unix_ns: segment.stats.first.unix_ns,
-                last_unix_ns: segment.stats.last.unix_ns,
-            };
-            // Both uplinks miss the same frames.
-            if !segment.written_off {
-                segment.written_off = true;
-                losses.add(class, Reason::Damaged, loss);
-                untold.add(class, Reason::Damaged, loss);
+            if missing.frames > 0
+                && let Some(loss) = segment.miss(slot, missing)
+            {
+                losses.push((segment.reason(), loss));
             }
         }
+        for (reason, loss) in losses {
+            self.lose(class, reason, loss);
+        }
+    }
+
+    /// Counts what is missing of the segments that turned out shorter than what
+    /// was written to them, or gone.
+    pub(super) fn book_robbed(&mut self) {
+        let robbed = self.log.as_mut().map(|log| std::mem::take(&mut log.robbed));
+        for (class, id) in robbed.into_iter().flatten() {
+            let segment = self.log.as_mut().and_then(|log| log.segment_mut(class, id));
+            if let Some(segment) = segment {
+                segment.robbed = true;
+            }
+            for slot in 0..UPLINKS {
+                let Self { readers, log, .. } = self;
+                let (Some(Some(reader)), Some(log)) = (readers.get(slot), log.as_mut()) else {
+                    continue;
+                };
+                let found = scanned(log, reader, class, id);
+                let Some(segment) = log.segment_mut(class, id) else {
+                    continue;
+                };
+                let mut missing = Counts::default();
+                let left = segment.remaining.get_mut(slot).into_iter().flatten();
+                for (left, found) in left.zip(found) {
+                    let mut gone = *left;
+                    gone.sub(found);
+                    left.sub(gone);
+                    missing.add(gone);
+                }
+                if let Some(loss) = segment.miss(slot, missing) {
+                    self.lose(class, Reason::Removed, loss);
+                }
+            }
+        }
+    }
+
+    /// Books what is gone for files that somebody else has changed, all of them.
+    pub(super) fn audit(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.audit();
+        }
+        self.book_robbed();
     }
 
     /// Removes the segments that everybody has passed.
@@ -121,46 +150,96 @@ impl<S: Storage> Core<S> {
     /// Removes a segment and counts what was still wanted of it.
     pub(super) fn drop_segment(&mut self, class: Class, id: u64, reason: Reason) -> bool {
         let lost = self.wanted_in(class, id);
+        let sent = self.let_go(class, id);
+        let costs = !lost.is_empty() || sent;
+        for (why, loss) in lost {
+            if !made(Mutant::UncountedEviction) {
+                self.lose(class, why.unwrap_or(reason), loss);
+            }
+        }
+        if costs {
+            self.retire(class, id);
+        }
         let holder = self.log.as_ref().and_then(|log| log.holder.1);
-        // The newest cursors must not go with it. Should their own file fail,
-        // there are repeats, which is better than no room.
-        if matches!(reason, Reason::Quota | Reason::DiskFull) && holder == Some((class, id)) {
+        let evicted = matches!(reason, Reason::Quota | Reason::DiskFull);
+        // What it costs is written down before it goes, and the newest cursors
+        // must not go with it. Should their own file fail, there are repeats and
+        // a loss that a power cut forgets, which is better than no room.
+        if (costs && !made(Mutant::CountedLater)) || (evicted && holder == Some((class, id))) {
             self.save_cursors();
         }
         let Some(log) = &mut self.log else {
             return false;
         };
+        // If that fails it is empty to everybody, and tried again.
         if let Err(error) = log.remove(class, id) {
             self.alarm = Some(format!("{error}; check the disk"));
             return false;
         }
-        if let Some(loss) = lost
-            && !made(Mutant::UncountedEviction)
-        {
-            self.lose(class, reason, loss);
-        }
+        true
+    }
+
+    /// What an uplink is sending of a segment is lost if it comes back. `true`: there is some.
+    fn let_go(&mut self, class: Class, id: u64) -> bool {
+        let mut sent = false;
         for reader in self.readers.iter_mut().flatten() {
             reader.open.retain(|_, open| {
                 let here = matches!(open.place, Place::Disk(pos) if pos.segment == id);
                 let evicted = open.class == class && here;
                 if evicted {
                     open.place = Place::Gone;
+                    sent |= !open.returned;
                 }
                 !(evicted && open.returned)
             });
         }
-        true
+        sent
     }
 
-    /// What some uplink has not acknowledged of a segment.
-    pub(super) fn wanted_in(&mut self, class: Class, id: u64) -> Option<Loss> {
-        let Self { log, readers, .. } = self;
-        let log = log.as_mut()?;
-        let segment = log.segments(class).get(&id)?;
-        let (end, (first, last)) = (segment.end, segment.stats.seqs);
-        if (first, last) == (0, 0) || readers.iter().flatten().all(|r| passed(r, class, segment)) {
-            return None;
+    /// Nobody is to be given anything of a segment any more: the ledger that
+    /// counts it as lost says so too, should a power cut bring the file back.
+    fn retire(&mut self, class: Class, id: u64) {
+        let Some(segment) = self.log.as_mut().and_then(|log| log.segment_mut(class, id)) else {
+            return;
+        };
+        segment.remaining = Default::default();
+        let (first, last) = segment.stats.seqs;
+        if last == 0 {
+            return;
         }
+        let Self {
+            readers, memory, ..
+        } = self;
+        let waiting = memory.get(class as usize);
+        for reader in readers.iter_mut().flatten() {
+            let before = reader.given(class).clone();
+            let given = reader.given_mut(class);
+            given.insert(ALL_SIGNALS, first, last.saturating_add(1));
+            // What came before it and never went to flash still waits.
+            for (&seq, waiting) in waiting.into_iter().flat_map(|w| w.range(first..=last)) {
+                given.remove(signal_slot(waiting.batch.signal), seq, &before);
+            }
+        }
+    }
+
+    /// What some uplink has not acknowledged of a segment, and (with a reason of
+    /// its own) what should be in it for one and is not.
+    fn wanted_in(&mut self, class: Class, id: u64) -> Vec<(Option<Reason>, Loss)> {
+        let Self { log, readers, .. } = self;
+        let Some(log) = log.as_mut() else {
+            return Vec::new();
+        };
+        let Some(segment) = log.segments(class).get(&id) else {
+            return Vec::new();
+        };
+        let (end, (first, last)) = (segment.end, segment.stats.seqs);
+        let left = segment.remaining.iter().flatten();
+        let nothing = left.into_iter().all(|left| left.frames == 0);
+        let passed = readers.iter().flatten().all(|r| passed(r, class, segment));
+        if (first, last) == (0, 0) || (passed && nothing) {
+            return Vec::new();
+        }
+        let mut found = [Counts::default(); UPLINKS];
         let mut sum: Option<Loss> = None;
         let mut offset = SEGMENT_HEADER as u32;
         while let Some((at, header)) = log.frame_at(class, id, offset, end) {
@@ -174,6 +253,11 @@ impl<S: Storage> Core<S> {
             let mask = 1 << signal_slot(signal);
             let wanted =
                 |r: &Reader| r.wants(signal) && !r.done(class, mask, header.seq) && !sending(r);
+            for (reader, found) in readers.iter().zip(&mut found) {
+                if reader.as_ref().is_some_and(wanted) {
+                    found.add(counts_of(header.items, header.payload_len));
+                }
+            }
             if !nobody && !readers.iter().flatten().any(wanted) {
                 continue;
             }
@@ -188,7 +272,18 @@ impl<S: Storage> Core<S> {
             sum.first_unix_ns = sum.first_unix_ns.min(header.first.unix_ns);
             sum.last_unix_ns = sum.last_unix_ns.max(header.last.unix_ns);
         }
-        sum
+        let mut out: Vec<(Option<Reason>, Loss)> = sum.map(|sum| (None, sum)).into_iter().collect();
+        if let Some(segment) = log.segment_mut(class, id) {
+            for (slot, found) in found.into_iter().enumerate() {
+                let left = segment.remaining.get(slot);
+                let mut missing = left.map_or_else(Counts::default, |left| Counts::sum(left));
+                missing.sub(found);
+                if let Some(loss) = segment.miss(slot, missing) {
+                    out.push((Some(segment.reason()), loss));
+                }
+            }
+        }
+        out
     }
 
     pub(super) fn newest_for(&self, slot: usize) -> Option<(u64, Signal)> {
@@ -239,7 +334,7 @@ fn remaining<S: Storage>(
     let Some(segment) = log.segments(class).get(&id) else {
         return sum;
     };
-    let ((first, last), end) = (segment.stats.seqs, segment.end);
+    let (first, last) = segment.stats.seqs;
     if segment.stats.mask() & reader.wants == 0 || passed(reader, class, segment) {
         return sum;
     }
@@ -256,6 +351,21 @@ fn remaining<S: Storage>(
         }
         return sum;
     }
+    scanned(log, reader, class, id)
+}
+
+/// The same, by reading it.
+fn scanned<S: Storage>(
+    log: &mut Log<S>,
+    reader: &Reader,
+    class: Class,
+    id: u64,
+) -> [Counts; SIGNALS] {
+    let mut sum = [Counts::default(); SIGNALS];
+    let end = log
+        .segments(class)
+        .get(&id)
+        .map_or(0, |segment| segment.end);
     let mut offset = SEGMENT_HEADER as u32;
     while let Some((at, header)) = log.frame_at(class, id, offset, end) {
         offset = at.saturating_add(header.len() as u32);

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cursor::{Loss, Reason, UPLINKS};
+use super::cursor::{ALL_SIGNALS, Loss, Reason, UPLINKS};
 use super::format::{FRAME_HEADER, Kind, SEGMENT_HEADER};
 use super::log::Log;
 use super::queue::Core;
@@ -54,15 +54,18 @@ impl<S: Storage> Core<S> {
                 }
             }
         }
+        let damaged = !found.lost.is_empty() || !found.gaps.is_empty();
         for (class, seq, loss) in found.lost {
             let wanted =
                 |reader: &Reader| reader.keeps(class) && !reader.done(class, reader.wants, seq);
             if self.readers.iter().flatten().any(wanted) {
                 self.lose(class, Reason::Damaged, loss);
+                self.pass(class, seq, seq.saturating_add(1));
             }
         }
         for gap in &found.gaps {
             self.lose_gap(&mut log, gap);
+            self.pass(gap.class, gap.seqs.0.saturating_add(1), gap.seqs.1);
         }
         self.newer = found.newer;
         // On a disk that is full already, the file gets its room when there is some.
@@ -79,7 +82,18 @@ impl<S: Storage> Core<S> {
         }
         self.sweep();
         self.fit_quota();
+        // The next start must not count it again.
+        if damaged && self.ledger().version > self.durable.version {
+            self.save_cursors();
+        }
         Ok(())
+    }
+
+    /// What is damaged is behind everybody once it is counted.
+    fn pass(&mut self, class: Class, start: u64, end: u64) {
+        for reader in self.readers.iter_mut().flatten() {
+            reader.given_mut(class).insert(ALL_SIGNALS, start, end);
+        }
     }
 
     /// Gives what waits in memory seqs behind `next_seq`, and behind all that were used.

@@ -281,10 +281,14 @@ pub(crate) enum Reason {
     DiskFull = 9,
     /// Nobody wanted it any more when its turn came.
     Expired = 10,
+    /// Somebody else removed the file that held it, or cut it short.
+    Removed = 11,
+    /// Points that a longer step left out of old gauges; nothing else of them is lost.
+    Thinned = 12,
 }
 
 impl Reason {
-    const ALL: [Reason; 10] = [
+    const ALL: [Reason; 12] = [
         Reason::Quota,
         Reason::Condemned,
         Reason::Damaged,
@@ -295,6 +299,8 @@ impl Reason {
         Reason::Refused,
         Reason::DiskFull,
         Reason::Expired,
+        Reason::Removed,
+        Reason::Thinned,
     ];
 
     /// As in the status.
@@ -310,6 +316,8 @@ impl Reason {
             Reason::Refused => "refused",
             Reason::DiskFull => "disk_full",
             Reason::Expired => "expired",
+            Reason::Removed => "removed",
+            Reason::Thinned => "thinned",
         }
     }
 }

@@ -185,6 +185,135 @@ fn a_name_near_the_end_of_all_ids_or_seqs_does_not_end_the_counting() {
 }
 
 #[test]
+pub(super) fn an_open_segment_that_somebody_cuts_or_removes_costs_what_it_held_and_no_more() {
+    // To nothing, into the header, into a frame, and the name itself.
+    for len in [Some(0), Some(100), Some(700), None] {
+        let mut world = World::new(Plan { seed: 43, ..CALM });
+        let mut seqs: Vec<u64> = (0..6)
+            .map(|n| put(&mut world, Class::Normal, &format!("body {n:0200}")))
+            .collect();
+        flush(&mut world);
+        let name = first_segment(&world.disk, "normal/");
+        match len {
+            Some(len) => world.disk.cut_short(&name, len),
+            None => world.disk.take_away(&name),
+        }
+        seqs.extend((6..12).map(|n| put(&mut world, Class::Normal, &format!("body {n:0200}"))));
+        flush(&mut world);
+        world.disk.crash();
+        let kept = contents(&world.plan, &world.disk);
+        assert!(
+            seqs[6..].iter().all(|seq| kept.contains_key(seq)),
+            "{len:?}"
+        );
+        let lost = world.core.losses.table[&(Class::Normal, Reason::Removed)];
+        let missing = seqs.iter().filter(|seq| !kept.contains_key(seq)).count();
+        assert_eq!(
+            (lost.frames, lost.items),
+            (missing as u64, missing as u64),
+            "{len:?}"
+        );
+        assert!(missing > 0);
+        // And what waits agrees with what comes.
+        assert_eq!(drain(&mut world.core).len(), 12 - missing);
+        assert_eq!(world.core.losses.table.len(), 1);
+    }
+}
+
+#[test]
+fn every_frame_of_a_file_that_vanished_is_counted_whatever_happens_to_it_next() {
+    for case in ["read", "evicted", "stopped", "passed by one signal"] {
+        let plan = Plan {
+            seed: 44,
+            quota: 120_000,
+            ..CALM
+        };
+        let mut world = World::new(plan);
+        for n in 0..20 {
+            put(&mut world, Class::Normal, &format!("{n:01500}"));
+            flush(&mut world);
+        }
+        let names: Vec<String> = world
+            .disk
+            .files()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let first = names
+            .iter()
+            .find(|name| name.starts_with("normal/"))
+            .unwrap();
+        let log = world.core.log.as_ref().unwrap();
+        let held = log.segments(Class::Normal)[&1].stats.signals[0].frames;
+        world.disk.take_away(first);
+        match case {
+            "read" => assert_eq!(drain(&mut world.core).len(), 20 - held as usize),
+            "evicted" => {
+                for n in 0..80 {
+                    put(&mut world, Class::Normal, &format!("{n:01500}"));
+                    flush(&mut world);
+                }
+            }
+            "stopped" => {
+                let now = world.now();
+                assert!(world.core.stop(now));
+                world.restart();
+            }
+            _ => {
+                world.core.link(OTLP, true);
+                let only = Signals::ALL.without(Signal::Logs);
+                while let Some(frame) = world.core.next(OTLP, Lane::Backlog, only) {
+                    world.core.settle(OTLP, frame.id, &Outcome::Delivered);
+                }
+            }
+        }
+        let lost = world
+            .core
+            .losses
+            .table
+            .get(&(Class::Normal, Reason::Removed));
+        assert_eq!(
+            lost.map(|loss| loss.frames),
+            Some(u64::from(held)),
+            "{case}"
+        );
+        assert_eq!(
+            world
+                .core
+                .losses
+                .table
+                .keys()
+                .filter(|(_, r)| *r == Reason::Damaged)
+                .count(),
+            0
+        );
+    }
+}
+
+#[test]
+fn damage_that_a_start_counted_is_not_counted_by_the_next_though_no_footer_fits() {
+    let mut world = World::new(Plan { seed: 45, ..CALM });
+    for n in 0..6 {
+        put(&mut world, Class::Normal, &format!("body {n}"));
+    }
+    flush(&mut world);
+    let name = first_segment(&world.disk, "normal/");
+    let mut bytes = file(&world.disk, &name);
+    let at = bytes.windows(6).position(|w| w == b"body 3").unwrap();
+    bytes[at - 40] ^= 1;
+    // What a cut left behind fills the block: a footer would take another.
+    bytes.resize(4096 - 10, 0);
+    world.disk.plant(&name, bytes.clone());
+    for _ in 0..3 {
+        world.restart();
+        let loss = world.core.losses.table[&(Class::Normal, Reason::Damaged)];
+        assert_eq!(loss.frames, 1);
+        assert_eq!(file(&world.disk, &name).len(), bytes.len(), "no footer");
+        world.disk.crash();
+    }
+}
+
+#[test]
 fn a_damaged_header_in_an_unsealed_segment_is_counted_as_one_frame() {
     for others in [false, true] {
         let mut world = World::new(Plan { seed: 3, ..CALM });

@@ -182,6 +182,7 @@ impl<S: Storage> Core<S> {
 
     /// Writes everything that a required uplink still needs. `false`: some of it could not be.
     pub(crate) fn stop(&mut self, now: Now) -> bool {
+        self.audit();
         self.drop_optional();
         self.disk.retry_at = 0;
         self.disk.full_until = [0; 4];
@@ -333,7 +334,11 @@ impl<S: Storage> Core<S> {
                     given: waiting.given != 0,
                 })
                 .collect();
-            match log.write(class, &records, &ledger, now) {
+            let written = log.write(class, &records, &ledger, now);
+            if !log.robbed.is_empty() {
+                self.book_robbed();
+            }
+            match written {
                 Ok(written) if written.is_empty() => return false,
                 Ok(written) => {
                     for (pos, header) in written {
@@ -449,6 +454,14 @@ impl<S: Storage> Core<S> {
                 }
             }
             done.iter_mut().for_each(super::cursor::Progress::trim);
+        }
+        // What is being sent and is nowhere else any more: lost, if the process ends now.
+        let mut seen = BTreeSet::new();
+        let open = self.readers.iter().flatten().flat_map(|r| &r.open);
+        for (seq, open) in open.filter(|(_, open)| open.place == Place::Gone) {
+            if seen.insert(seq) {
+                ledger.losses.add(open.class, Reason::Quota, open.loss);
+            }
         }
         if ledger.done != self.durable.done || ledger.losses != self.durable.losses {
             ledger.version = self.version.saturating_add(1);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::cursor::{Ledger, SLOT, UPLINKS};
+use super::cursor::{Ledger, Loss, Reason, SLOT, UPLINKS};
 use super::format::{
     self, FOOTER, FrameHeader, FrameParts, Kind, SEGMENT_HEADER, SIGNALS, SegmentHeader, Stats,
     signal_slot,
@@ -121,8 +121,12 @@ pub(crate) struct Segment {
     pub(crate) clock: SegmentClock,
     /// What each uplink has not been given of it, by signal; kept by the queue.
     pub(crate) remaining: [[Counts; SIGNALS]; UPLINKS],
-    /// What is missing of it has been counted as lost.
-    pub(crate) written_off: bool,
+    /// What each uplink should have found in it and did not.
+    pub(crate) missed: [Counts; UPLINKS],
+    /// What of that has been counted as lost: they all miss the same frames.
+    pub(crate) booked: Counts,
+    /// Somebody removed it or cut it short.
+    pub(crate) robbed: bool,
     pub(super) marks: BTreeSet<u32>,
 }
 
@@ -130,6 +134,33 @@ impl Segment {
     /// What an uplink has not been given of one signal.
     pub(crate) fn left_mut(&mut self, slot: usize, signal: Signal) -> Option<&mut Counts> {
         self.remaining.get_mut(slot)?.get_mut(signal_slot(signal))
+    }
+
+    /// Why something is missing of it.
+    pub(crate) fn reason(&self) -> Reason {
+        if self.robbed {
+            Reason::Removed
+        } else {
+            Reason::Damaged
+        }
+    }
+
+    /// An uplink misses this much of it. Returns what nobody has counted yet.
+    pub(crate) fn miss(&mut self, slot: usize, missing: Counts) -> Option<Loss> {
+        let missed = self.missed.get_mut(slot)?;
+        missed.add(missing);
+        let mut fresh = *missed;
+        fresh.sub(self.booked);
+        if fresh.frames == 0 {
+            return None;
+        }
+        self.booked.add(fresh);
+        Some(Loss {
+            frames: fresh.frames,
+            items: fresh.items,
+            first_unix_ns: self.stats.first.unix_ns,
+            last_unix_ns: self.stats.last.unix_ns,
+        })
     }
 }
 
@@ -199,6 +230,8 @@ pub(crate) struct Log<S: Storage> {
     pub(super) slots_allocated: bool,
     /// Bytes that evictions freed on a disk that others filled, for new data to take.
     pub(super) credit: u64,
+    /// Segments that turned out shorter than what was written to them, or gone.
+    pub(super) robbed: Vec<(Class, u64)>,
     /// The largest quota that was in effect; the guaranteed shares are of this.
     pub(super) widest: u64,
     /// Bytes by which the last write that found the disk full missed its room;
@@ -246,6 +279,7 @@ impl<S: Storage> Log<S> {
             slots_made: false,
             slots_allocated: false,
             credit: 0,
+            robbed: Vec::new(),
             widest: 0,
             missing: None,
             inodes: true,
@@ -354,6 +388,9 @@ impl<S: Storage> Log<S> {
     ) -> Result<Vec<(Pos, FrameHeader)>, WriteError> {
         let first = frames.first().map_or(0, |record| estimate(record.batch));
         let limit = self.limit();
+        if !self.is_intact(class) {
+            self.abandon(class);
+        }
         if let Some(room) = self.active_end(class)
             && u64::from(room) + first as u64 + FOOTER as u64 > self.settings.segment
         {
@@ -544,7 +581,9 @@ impl<S: Storage> Log<S> {
             newer: None,
             clock: SegmentClock::Boot,
             remaining: Default::default(),
-            written_off: false,
+            missed: Default::default(),
+            booked: Counts::default(),
+            robbed: false,
             marks: BTreeSet::new(),
         };
         let chain = self.chain_mut(class);
@@ -589,12 +628,36 @@ impl<S: Storage> Log<S> {
         if fresh && !made(Mutant::NoFolderSync) {
             storage.sync_dir(class.as_str())?;
         }
-        // A file without a name takes everything, and keeps nothing.
-        let occupied = storage.occupied(&mut active.file);
+        // A file without a name takes everything, and keeps nothing; one that
+        // somebody else changes does not have it where the cursors will look.
+        let (len, occupied) = storage.measure(&mut active.file)?;
         if let Some(segment) = chain.get_mut(&active.id) {
-            segment.occupied = occupied?;
+            segment.occupied = occupied;
+            let expected = segment.size.saturating_add(bytes.len() as u64);
+            if len != expected && !made(Mutant::LengthUnchecked) {
+                return Err(io::Error::other(format!(
+                    "{} has {len} bytes instead of {expected}: somebody else writes to it",
+                    path_of(class, active.id)
+                )));
+            }
         }
         Ok(())
+    }
+
+    /// The segment that is being written is as long as what was written to it.
+    fn is_intact(&mut self, class: Class) -> bool {
+        let Self {
+            storage, chains, ..
+        } = self;
+        let Some(chain) = chains.get_mut(class as usize) else {
+            return true;
+        };
+        let Some(active) = &mut chain.active else {
+            return true;
+        };
+        let size = chain.segments.get(&active.id).map(|segment| segment.size);
+        let len = storage.measure(&mut active.file).ok().map(|(len, _)| len);
+        len == size || made(Mutant::LengthUnchecked)
     }
 
     /// Gives up a segment that failed. What was durable in it stays.
@@ -603,11 +666,20 @@ impl<S: Storage> Log<S> {
             return;
         };
         let path = path_of(class, active.id);
-        let folder = self.storage.list(class.as_str()).unwrap_or_default();
+        let folder = self.storage.list(class.as_str());
+        let known = folder.is_ok();
         let name = format!("{:016x}.seg", active.id);
-        let listed = folder.into_iter().find(|listed| listed.name == name);
+        let mut folder = folder.unwrap_or_default().into_iter();
+        let listed = folder.find(|listed| listed.name == name);
         // The folder may have been taken away with it.
         let gone = listed.is_none();
+        let end = self.chain(class).segments.get(&active.id).map(|s| s.end);
+        let len = listed.as_ref().map_or(0, |listed| listed.len);
+        let held = end.is_some_and(|end| end as usize > SEGMENT_HEADER);
+        if known && held && end.is_some_and(|end| len < u64::from(end)) {
+            self.robbed.push((class, active.id));
+            self.cache = None;
+        }
         let chain = self.chain_mut(class);
         chain.made &= !gone;
         let Some(segment) = chain.segments.get_mut(&active.id) else {
@@ -617,9 +689,11 @@ impl<S: Storage> Log<S> {
         if let Some(listed) = listed {
             segment.size = listed.len;
             segment.occupied = listed.occupied;
+            let len = u32::try_from(listed.len).unwrap_or(u32::MAX);
+            segment.end = segment.end.min(len.max(SEGMENT_HEADER as u32));
         }
         // Nothing in it counts: a name less to look at. If that fails the file is only in the way.
-        if segment.end as usize == SEGMENT_HEADER && self.storage.unlink(&path).is_ok() {
+        if !held && self.storage.unlink(&path).is_ok() {
             self.chain_mut(class).segments.remove(&active.id);
         }
     }
@@ -627,6 +701,11 @@ impl<S: Storage> Log<S> {
     /// Ends the segment that is being written. The footer needs no sync of its
     /// own: without it the next start scans the segment.
     pub(crate) fn seal(&mut self, class: Class) {
+        // A footer at the end of what is not there would vouch for it.
+        if !self.is_intact(class) {
+            self.abandon(class);
+            return;
+        }
         let Some(mut active) = self.chain_mut(class).active.take() else {
             return;
         };
@@ -665,6 +744,29 @@ impl<S: Storage> Log<S> {
         self.flash = self.flash.saturating_add(JOURNAL);
         self.storage.unlink(&path_of(class, id))?;
         Ok(self.chain_mut(class).segments.remove(&id))
+    }
+
+    /// Looks for segments that are gone or shorter than what they hold.
+    pub(super) fn audit(&mut self) {
+        for class in Class::ALL {
+            let Ok(folder) = self.storage.list(class.as_str()) else {
+                continue;
+            };
+            let lens: BTreeMap<String, u64> = folder
+                .into_iter()
+                .map(|listed| (listed.name, listed.len))
+                .collect();
+            let chain = self.chain(class).segments.iter();
+            let robbed = chain.filter(|(id, segment)| {
+                let len = lens.get(&format!("{id:016x}.seg")).copied();
+                !segment.opaque && !segment.robbed && len.unwrap_or(0) < u64::from(segment.end)
+            });
+            let robbed: Vec<(Class, u64)> = robbed.map(|(&id, _)| (class, id)).collect();
+            self.robbed.extend(robbed);
+        }
+        if !self.robbed.is_empty() {
+            self.cache = None;
+        }
     }
 
     fn active_end(&self, class: Class) -> Option<u32> {

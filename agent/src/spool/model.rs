@@ -286,11 +286,22 @@ pub(super) fn contents(plan: &Plan, disk: &Simulated) -> BTreeMap<u64, crate::fr
     reopened(plan, disk).0
 }
 
-/// The same, and how many frames the start itself evicted.
-pub(super) fn reopened(plan: &Plan, disk: &Simulated) -> (BTreeMap<u64, crate::frame::Frame>, u64) {
+/// The same, how many frames the start itself evicted, and how many were ever
+/// evicted as far as it knows.
+pub(super) fn reopened(
+    plan: &Plan,
+    disk: &Simulated,
+) -> (BTreeMap<u64, crate::frame::Frame>, u64, u64) {
     let mut core = open(plan, &disk.fork(), 99);
-    let evicted = evicted(&core);
-    (drain(&mut core), evicted)
+    let (evicted, durable) = (evicted(&core), lost_to(&core, Reason::Quota));
+    (drain(&mut core), evicted, durable)
+}
+
+/// Frames counted as lost for a reason, of all classes.
+pub(super) fn lost_to(core: &Core<Simulated>, why: Reason) -> u64 {
+    let losses = core.losses.table.iter();
+    let lost = losses.filter(|((_, reason), _)| *reason == why);
+    lost.map(|(_, loss)| loss.frames).sum()
 }
 
 /// Frames that this process has evicted and counted.

@@ -35,6 +35,10 @@ pub(super) enum Mutant {
     OutboxEvicted,
     /// An uplink waits for another one that is down.
     HeldByTheDead,
+    /// Nobody looks whether the segment that is written is as long as it should be.
+    LengthUnchecked,
+    /// What an eviction costs is written down some time after the file went.
+    CountedLater,
     /// Stored data goes before files that nobody can read.
     RealBeforeJunk,
     /// A message that only memory holds is acknowledged as stored.

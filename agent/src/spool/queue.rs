@@ -442,6 +442,7 @@ impl<S: Storage> Core<S> {
                 place: Place::Memory,
                 again: false,
             });
+        let damaged = log.as_ref().map_or(0, |log| log.damaged);
         let on_disk = log.as_mut().and_then(|log| {
             let mut pos = *reader.hint(lane, class);
             let given = reader.given(class);
@@ -493,7 +494,7 @@ impl<S: Storage> Core<S> {
         for (from, walked) in free.into_iter().flatten() {
             reader.given_mut(class).insert(walks, from, walked);
         }
-        let exhausted = on_disk.is_none();
+        let exhausted = on_disk.is_none() || log.as_ref().is_some_and(|log| log.damaged != damaged);
         let found = [again, in_memory, on_disk]
             .into_iter()
             .flatten()

@@ -18,7 +18,7 @@ const PIECE: usize = 64 * 1024;
 /// Failed reads of one segment before the place counts as damaged.
 const READ_PATIENCE: u32 = 8;
 /// Damaged places remembered per segment, so that each is counted once.
-const MAX_MARKS: usize = 64;
+const MAX_MARKS: usize = 1024;
 
 impl<S: Storage> Log<S> {
     /// The first data frame at or after `pos` that `wanted` takes; segments
@@ -166,6 +166,11 @@ impl<S: Storage> Log<S> {
     /// often, or its file is gone.
     fn excused(&mut self, class: Class, id: u64, error: &io::Error) -> bool {
         self.read_errors = self.read_errors.saturating_add(1);
+        if error.kind() == io::ErrorKind::NotFound
+            && let Some(segment) = self.segment_mut(class, id)
+        {
+            segment.robbed = true;
+        }
         let tries = match self.unread {
             _ if error.kind() == io::ErrorKind::NotFound => READ_PATIENCE,
             Some((of, from, tries)) if (of, from) == (class, id) => tries,

@@ -5,7 +5,7 @@
 //! 3. Other segments are scanned: a bad header means a search for the next good
 //!    one, a bad payload is stepped over and counted.
 //! 4. No segment of an earlier start is appended to, but for its footer, and
-//!    for that only within its last block, unless it had damage to count.
+//!    for that only within its last block.
 //! 5. A segment without a whole header stays as it is and goes first when room
 //!    is needed. One of a newer format stays as it is and goes last; its seqs
 //!    are kept out of every cursor, so that a newer program goes on with it.
@@ -15,7 +15,7 @@ use std::io;
 
 use super::cursor::{Ledger, Loss, Ranges};
 use super::format::{self, FOOTER, Kind, SEGMENT_HEADER, SegmentHeader, Stats, Unreadable};
-use super::log::{Log, Pos, Segment, SegmentClock, blocks, path_of};
+use super::log::{Counts, Log, Pos, Segment, SegmentClock, blocks, path_of};
 use super::mutant::{Mutant, made};
 use super::storage::Storage;
 use crate::frame::Class;
@@ -192,7 +192,9 @@ impl<S: Storage> Log<S> {
             newer: None,
             clock: SegmentClock::Unknown,
             remaining: Default::default(),
-            written_off: false,
+            missed: Default::default(),
+            booked: Counts::default(),
+            robbed: false,
             marks: BTreeSet::new(),
         };
         if let Err(Unreadable::Newer(floor)) = found.header {
@@ -233,15 +235,13 @@ impl<S: Storage> Log<S> {
         let upto = segment.end;
         self.chain_mut(class).segments.insert(found.id, segment);
         let errors = self.read_errors;
-        let damage = (out.lost.len(), out.gaps.len());
         let stats = self.scan(class, found.id, (header.floor, upto), out);
         // A footer that takes another block could put the folder over the quota,
-        // and cost data. Without one the next start scans it again, which is
-        // right unless it would count damage again.
-        let whole = damage == (out.lost.len(), out.gaps.len());
+        // and cost data. Without one the next start scans it again; what is
+        // damaged in it is done by then, in the ledger that counts it.
         let fits = blocks(found.len + FOOTER as u64) <= blocks(found.len);
         let read = self.read_errors == errors;
-        if read && (fits || !whole) {
+        if read && fits {
             self.close(class, found.id, stats);
         } else if let Some(segment) = self.segment_mut(class, found.id) {
             // What could not be read now may be readable at the next start: no footer either.

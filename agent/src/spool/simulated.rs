@@ -53,8 +53,6 @@ pub(crate) struct State {
     /// Every sync fails; nothing can be made or written.
     pub(crate) failing: bool,
     pub(crate) read_only: bool,
-    /// The name that was being removed when the power went.
-    pub(crate) cut_in_unlink: Option<String>,
 }
 
 /// The disk; clones share it.
@@ -77,7 +75,6 @@ impl Simulated {
             no_inodes: false,
             failing: false,
             read_only: false,
-            cut_in_unlink: None,
         })))
     }
 
@@ -129,7 +126,6 @@ impl Simulated {
         state.durable_names = kept;
         state.dead = false;
         state.cut = None;
-        state.cut_in_unlink = None;
         state.calls = 0;
     }
 
@@ -148,6 +144,23 @@ impl Simulated {
         let inode = state.inodes.get_mut(&inode).unwrap();
         inode.current[at] ^= 0x55;
         inode.durable = inode.current.clone();
+    }
+
+    /// Somebody cuts a file short.
+    pub(crate) fn cut_short(&self, name: &str, len: usize) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        let inode = state.inodes.get_mut(&inode).unwrap();
+        inode.current.truncate(len);
+        inode.pending.clear();
+        inode.durable = inode.current.clone();
+    }
+
+    /// Somebody removes a file.
+    pub(crate) fn take_away(&self, name: &str) {
+        let mut state = self.state();
+        state.names.remove(name);
+        state.durable_names.remove(name);
     }
 
     pub(crate) fn plant(&self, name: &str, bytes: Vec<u8>) {
@@ -343,9 +356,6 @@ impl Storage for Simulated {
         let mut state = self.state();
         state.step()?;
         state.names.remove(path);
-        if state.dead {
-            state.cut_in_unlink = Some(path.to_owned());
-        }
         state.alive()
     }
 
@@ -405,12 +415,12 @@ impl Storage for Simulated {
         None
     }
 
-    fn occupied(&mut self, file: &mut u64) -> io::Result<u64> {
+    fn measure(&mut self, file: &mut u64) -> io::Result<(u64, u64)> {
         let state = self.state();
         if !state.names.values().any(|inode| inode == file) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let len = state.inodes[file].current.len() as u64;
-        Ok(len.div_ceil(4096) * 4096)
+        Ok((len, len.div_ceil(4096) * 4096))
     }
 }

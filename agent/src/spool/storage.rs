@@ -41,8 +41,9 @@ pub(crate) trait Storage: Send {
     fn append(&mut self, file: &mut Self::File, bytes: &[u8]) -> io::Result<()>;
     /// `fdatasync`.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
-    /// Bytes that an open file occupies; an error of kind `NotFound` if its name is gone.
-    fn occupied(&mut self, file: &mut Self::File) -> io::Result<u64>;
+    /// How long an open file is and how much it occupies; an error of kind
+    /// `NotFound` if its name is gone.
+    fn measure(&mut self, file: &mut Self::File) -> io::Result<(u64, u64)>;
     /// Makes the names in a folder durable.
     fn sync_dir(&mut self, path: &str) -> io::Result<()>;
     /// Reads as much as there is, up to the length of `out`.
@@ -238,7 +239,7 @@ impl Storage for RealFiles {
         file.sync_data().map_err(|error| told(error, "sync", path))
     }
 
-    fn occupied(&mut self, (path, file): &mut Self::File) -> io::Result<u64> {
+    fn measure(&mut self, (path, file): &mut Self::File) -> io::Result<(u64, u64)> {
         let meta = file
             .metadata()
             .map_err(|error| told(error, "look at", path))?;
@@ -247,7 +248,7 @@ impl Storage for RealFiles {
             let gone = io::Error::new(ErrorKind::NotFound, "somebody has removed it");
             return Err(told(gone, "go on with", path));
         }
-        Ok(meta.blocks().saturating_mul(UNIT))
+        Ok((meta.len(), meta.blocks().saturating_mul(UNIT)))
     }
 
     fn sync_dir(&mut self, path: &str) -> io::Result<()> {
