@@ -23,6 +23,7 @@ use crate::event::{self, Events};
 use crate::identity::Identity;
 use crate::journal;
 use crate::notify::Notifier;
+use crate::otlp::rewrite::Rewriter;
 use crate::spool::{Options as SpoolOptions, Spool, StartError, Stopped};
 use crate::status::words::of;
 use crate::trace;
@@ -347,7 +348,7 @@ fn open_spool(config: &Config, identity: &Identity, clock: &Clock) -> Result<Spo
         boot_id: identity.boot_id,
         clock: clock.clone(),
     };
-    Spool::start(options).map_err(|error| {
+    Spool::start_with(options, Box::new(Rewriter)).map_err(|error| {
         Failure::Start(match error {
             StartError::Locked(folder) => format!(
                 "another agent uses the spool in {}; stop it first, or give this one a folder of its own with [paths] state",

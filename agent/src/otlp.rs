@@ -29,6 +29,7 @@
 
 pub(crate) mod json;
 mod schema;
+pub mod rewrite;
 
 use std::fmt;
 use std::io::Read as _;

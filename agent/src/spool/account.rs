@@ -27,21 +27,28 @@ impl<S: Storage> Core<S> {
                 }
             }
         }
-        if let (Some(log), reader) = (&mut self.log, reader) {
-            for class in Class::ALL {
-                let ids: Vec<u64> = log.segments(class).keys().copied().collect();
-                for id in ids {
-                    let counts =
-                        reader.map_or_else(Default::default, |r| remaining(log, r, class, id));
-                    let segment = log.segment_mut(class, id);
-                    if let Some(place) = segment.and_then(|s| s.remaining.get_mut(slot)) {
-                        *place = counts;
-                    }
-                }
+        for class in Class::ALL {
+            let log = self.log.iter();
+            let ids: Vec<u64> = log
+                .flat_map(|log| log.segments(class).keys().copied())
+                .collect();
+            for id in ids {
+                self.recount_segment(slot, class, id);
             }
         }
         if let Some(Some(reader)) = self.readers.get_mut(slot) {
             reader.memory = memory;
+        }
+    }
+
+    /// The same for one segment.
+    pub(super) fn recount_segment(&mut self, slot: usize, class: Class, id: u64) {
+        let reader = self.readers.get(slot).and_then(Option::as_ref);
+        let Some(log) = &mut self.log else { return };
+        let counts = reader.map_or_else(Default::default, |r| remaining(log, r, class, id));
+        let segment = log.segment_mut(class, id);
+        if let Some(place) = segment.and_then(|s| s.remaining.get_mut(slot)) {
+            *place = counts;
         }
     }
 

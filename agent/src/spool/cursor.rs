@@ -341,7 +341,7 @@ pub(crate) struct Losses {
 impl Losses {
     /// Adds to what is known.
     pub(crate) fn add(&mut self, class: Class, reason: Reason, loss: Loss) {
-        if loss.frames == 0 {
+        if loss.frames == 0 && loss.items == 0 {
             return;
         }
         self.table

@@ -76,7 +76,7 @@ pub(super) struct Disk {
     /// Bytes that wait to be written, per class; an upper bound.
     waiting: [u64; 4],
     /// Nothing is written before this.
-    retry_at: u64,
+    pub(super) retry_at: u64,
     failures: u32,
     /// The outbox has no room: what waits for it is refused.
     outbox_full: bool,
@@ -91,6 +91,8 @@ pub(super) struct Disk {
     patient: [bool; 4],
     /// When the next warning of each kind may be: waiting, losing.
     warn_at: [u64; 2],
+    /// No segment is thinned before this.
+    pub(super) thin_at: u64,
     /// What a stop could not write.
     pub(super) unsaved: Counts,
     /// Messages of the outbox that left memory for nowhere, until who offered them knows.
@@ -166,6 +168,7 @@ impl<S: Storage> Core<S> {
         if (self.disk.advanced || self.disk.slot_due) && slot && at >= self.disk.retry_at {
             self.settle_cursors(now);
         }
+        self.thin(now);
     }
 
     /// Takes what was written off the budget. Another window means other due times at once.

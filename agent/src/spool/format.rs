@@ -144,6 +144,8 @@ pub(crate) struct Stats {
     pub(crate) end: u32,
     /// The last commit frame: where, and the ledger's version.
     pub(crate) ledger: (u32, u64),
+    /// The step that its gauges were thinned to, in seconds; 0: as they were read.
+    pub(crate) thinned: u32,
 }
 
 /// The place of a signal in arrays and masks.
@@ -427,7 +429,8 @@ pub(crate) fn encode_footer(out: &mut Vec<u8>, nonce: u64, stats: &Stats) {
     payload.extend_from_slice(&stats.end.to_le_bytes());
     payload.extend_from_slice(&stats.ledger.0.to_le_bytes());
     payload.extend_from_slice(&stats.ledger.1.to_le_bytes());
-    payload.extend_from_slice(&[0; 8]);
+    payload.extend_from_slice(&stats.thinned.to_le_bytes());
+    payload.extend_from_slice(&[0; 4]);
     for signal in &stats.signals {
         payload.extend_from_slice(&signal.frames.to_le_bytes());
         payload.extend_from_slice(&signal.items.to_le_bytes());
@@ -458,7 +461,8 @@ pub(crate) fn decode_footer(bytes: &[u8], nonce: u64) -> Option<Stats> {
         last: header.last,
         ..Stats::default()
     };
-    input.take(8)?;
+    stats.thinned = input.u32()?;
+    input.take(4)?;
     for signal in &mut stats.signals {
         *signal = SignalStats {
             frames: input.u32()?,
@@ -694,6 +698,7 @@ mod tests {
         let mut stats = Stats {
             end: 999,
             ledger: (256, 12),
+            thinned: 300,
             ..Stats::default()
         };
         stats.add(&decode_header(&frame(), NONCE).unwrap());

@@ -324,11 +324,11 @@ impl<S: Storage> Log<S> {
     }
 
     /// What is kept for `critical` to begin a segment, whatever else there is.
-    fn headroom(&self, limit: u64) -> u64 {
+    pub(super) fn headroom(&self, limit: u64) -> u64 {
         self.settings.segment.min(limit / 8)
     }
 
-    fn slots_share(&self) -> u64 {
+    pub(super) fn slots_share(&self) -> u64 {
         if self.slots_made { SLOTS } else { 0 }
     }
 
@@ -484,6 +484,12 @@ impl<S: Storage> Log<S> {
         Ok(written)
     }
 
+    /// A nonce that no other segment has.
+    pub(super) fn fresh_nonce(&mut self) -> u64 {
+        self.nonces = next_random(self.nonces);
+        self.nonces
+    }
+
     /// The bytes that open a commit: a header if the segment is new.
     fn opening(&mut self, class: Class, fresh: bool, floor: u64, now: Now) -> (u64, u64, Vec<u8>) {
         if !fresh && let Some(active) = &self.chain(class).active {
@@ -491,8 +497,7 @@ impl<S: Storage> Log<S> {
             let nonce = self.chain(class).segments.get(&id).map_or(0, |s| s.nonce);
             return (id, nonce, Vec::new());
         }
-        self.nonces = next_random(self.nonces);
-        let nonce = self.nonces;
+        let nonce = self.fresh_nonce();
         let chain = self.chain(class);
         let previous = chain.segments.last_key_value();
         let id = chain.next_id;
@@ -838,7 +843,7 @@ fn estimate(batch: &Batch) -> usize {
     batch.body.len() + format::FRAME_HEADER + 64 + state
 }
 
-fn put_ledger(out: &mut Vec<u8>, nonce: u64, ledger: &Ledger) {
+pub(super) fn put_ledger(out: &mut Vec<u8>, nonce: u64, ledger: &Ledger) {
     let parts = FrameParts::plain(Kind::Commit);
     format::encode_frame(out, nonce, &parts, &ledger.encode());
 }

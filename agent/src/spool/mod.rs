@@ -19,7 +19,7 @@ pub(crate) mod inspect;
 mod log;
 #[cfg(test)]
 mod model;
-mod mutant;
+pub(crate) mod mutant;
 mod owner;
 #[cfg(test)]
 mod proof;
@@ -36,6 +36,9 @@ mod squeeze_tests;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod thin;
+#[cfg(test)]
+mod thin_tests;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -46,6 +49,7 @@ use tokio::sync::{oneshot, watch};
 use self::log::path_of;
 use self::owner::Command;
 use self::recover::id_of;
+pub use self::thin::{Rewrite, Thinned};
 
 use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};
@@ -232,7 +236,13 @@ impl Spool {
     /// Recovers what is in the folder and starts the owner thread. If the
     /// folder cannot be made or written, runs in memory and says so in the status.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let ends = owner::start(options)?;
+        let ends = owner::start(options, None)?;
+        Ok(Self { ends })
+    }
+
+    /// The same, with something that thins old gauges before they are dropped.
+    pub fn start_with(options: Options, rewrite: Box<dyn Rewrite>) -> Result<Self, StartError> {
+        let ends = owner::start(options, Some(rewrite))?;
         Ok(Self { ends })
     }
 

@@ -4,7 +4,7 @@
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mutant {
+pub(crate) enum Mutant {
     /// A commit is not synced.
     NoSync,
     /// A new file's folder is not synced.
@@ -39,6 +39,10 @@ pub(super) enum Mutant {
     LengthUnchecked,
     /// What an eviction costs is written down some time after the file went.
     CountedLater,
+    /// A thinned segment takes the old one's place before it is synced.
+    RenamedUnsynced,
+    /// Thinning keeps the first and the last point, and no others.
+    ExtremesLost,
     /// Stored data goes before files that nobody can read.
     RealBeforeJunk,
     /// A message that only memory holds is acknowledged as stored.
@@ -52,13 +56,13 @@ thread_local! {
 
 /// Whether this mistake is being made.
 #[cfg(test)]
-pub(super) fn made(mutant: Mutant) -> bool {
+pub(crate) fn made(mutant: Mutant) -> bool {
     MADE.get() == Some(mutant)
 }
 
 /// Never.
 #[cfg(not(test))]
-pub(super) const fn made(_: Mutant) -> bool {
+pub(crate) const fn made(_: Mutant) -> bool {
     false
 }
 

@@ -15,7 +15,7 @@ use super::cursor::{UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::storage::{OpenError, RealFiles};
-use super::{Lane, Options, Outcome, Pending, Refused, StartError, Stopped, Subscription};
+use super::{Lane, Options, Outcome, Pending, Refused, Rewrite, StartError, Stopped, Subscription};
 use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Frame, FrameId, Signals};
@@ -81,16 +81,20 @@ type Unanswered = (
 );
 
 /// Recovers the folder and starts the thread.
-pub(super) fn start(options: Options) -> Result<Ends, StartError> {
+pub(super) fn start(
+    options: Options,
+    rewrite: Option<Box<dyn Rewrite>>,
+) -> Result<Ends, StartError> {
     let (commands, orders) = channel();
     let (otlp, otlp_seen) = watch::channel(Pending::default());
     let (mqtt, mqtt_seen) = watch::channel(Pending::default());
     let (status, status_seen) = watch::channel(SpoolStatus::default());
-    let core = Core::new(
+    let mut core = Core::new(
         options.limits.clone(),
         &options.subscriptions,
         random() as u32,
     );
+    core.rewrite = rewrite;
     let mut owner = Owner {
         clock: options.clock.clone(),
         options,

@@ -22,7 +22,7 @@ use super::log::{Counts, Log, Now, Pos, Segment};
 use super::mutant::{Mutant, made};
 use super::reader::{Reader, mask_of};
 use super::storage::Storage;
-use super::{Lane, Outcome, Pending, PendingSignal, Refused, Subscription};
+use super::{Lane, Outcome, Pending, PendingSignal, Refused, Rewrite, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal, Signals};
 
@@ -111,6 +111,8 @@ pub(crate) struct Core<S: Storage> {
     /// Losses that have not been told upstream.
     pub(super) untold: Losses,
     pub(super) tell_at: u64,
+    /// Thins old gauges.
+    pub(super) rewrite: Option<Box<dyn Rewrite>>,
 }
 
 impl<S: Storage> Core<S> {
@@ -136,6 +138,7 @@ impl<S: Storage> Core<S> {
             limits,
             untold: Losses::default(),
             tell_at: 0,
+            rewrite: None,
         };
         core.subscribe(subscriptions);
         core

@@ -150,6 +150,11 @@ impl<S: Storage> Log<S> {
         let mut found = Vec::new();
         for listed in self.storage.list(class.as_str())? {
             let Some(id) = id_of(&listed.name) else {
+                // What a cut left of a segment that was to replace another.
+                if is_unfinished(&listed.name) {
+                    let name = format!("{}/{}", class.as_str(), listed.name);
+                    let _ = self.storage.unlink(&name);
+                }
                 continue;
             };
             let mut bytes = [0; SEGMENT_HEADER];
@@ -370,6 +375,11 @@ impl<S: Storage> Log<S> {
         }
         best
     }
+}
+
+fn is_unfinished(name: &str) -> bool {
+    let digits = name.strip_suffix(".new");
+    digits.is_some_and(|digits| id_of(&format!("{digits}.seg")).is_some())
 }
 
 /// The id in a segment's name; `None`: somebody else's file.

@@ -359,6 +359,17 @@ impl Storage for Simulated {
         state.alive()
     }
 
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        if state.step()? {
+            return Err(io::Error::other("rename failed"));
+        }
+        state.writable()?;
+        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), inode);
+        state.alive()
+    }
+
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let faulty = state.step()?;

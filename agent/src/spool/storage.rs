@@ -50,6 +50,8 @@ pub(crate) trait Storage: Send {
     fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize>;
     /// Removes a name; fine if it is gone.
     fn unlink(&mut self, path: &str) -> io::Result<()>;
+    /// Gives a file another name, in the place of what has it (`rename(2)`).
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     /// Overwrites in place and syncs; makes the file (and its name durable) if need be.
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes a file of `len` bytes that occupies all of them, so that writing in
@@ -287,6 +289,11 @@ impl Storage for RealFiles {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(told(error, "remove", &path)),
             _ => Ok(()),
         }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.at(from), self.at(to));
+        fs::rename(&from, &to).map_err(|error| told(error, "rename", &from))
     }
 
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
