@@ -150,6 +150,9 @@ impl Page {
             self.gauge("sonde_spool_oldest_age_seconds", &[], age);
         }
         self.counter("sonde_spool_written_bytes_total", &[], spool.written_bytes);
+        if let Some(written) = spool.device_written_bytes {
+            self.counter("sonde_spool_device_written_bytes_total", &[], written);
+        }
         self.counter("sonde_spool_syncs_total", &[], spool.syncs);
         self.counter("sonde_spool_damaged_total", &[], spool.damaged);
         for lost in &spool.lost {

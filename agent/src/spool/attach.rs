@@ -46,6 +46,9 @@ impl<S: Storage> Core<S> {
         for (key, loss) in &found.ledger.losses.table {
             self.losses.add(key.0, key.1, *loss);
         }
+        for (key, loss) in found.ledger.losses.untold(&found.ledger.told).table {
+            self.untold.add(key.0, key.1, loss);
+        }
         for (uplink, ranges) in found.ledger.done.iter().enumerate() {
             if let Some(Some(reader)) = self.readers.get_mut(uplink) {
                 for (class, ranges) in Class::ALL.into_iter().zip(ranges) {

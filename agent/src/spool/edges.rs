@@ -635,6 +635,64 @@ fn losses_are_told_once_the_link_is_up_by_class_reason_and_time_and_not_too_ofte
 }
 
 #[test]
+fn losses_that_nobody_heard_of_before_a_stop_are_told_by_the_next_start_and_once() {
+    let mut world = World::new(Plan { seed: 46, ..CALM });
+    let mut long = batch(&world, Class::Bulk, "");
+    long.body = Bytes::from(vec![0; crate::frame::MAX_BODY + 1]);
+    let now = world.now();
+    assert!(world.core.store(long, now).is_err());
+    for told in [1, 0] {
+        assert!(world.core.stop(now));
+        world.restart();
+        world.core.link(OTLP, true);
+        assert_eq!(world.core.tell_losses(world.at).len(), told);
+    }
+    let loss = world.core.losses.table[&(Class::Bulk, Reason::TooLarge)];
+    assert_eq!(loss.frames, 1);
+}
+
+#[test]
+fn a_full_spool_never_makes_the_outbox_refuse_within_its_share() {
+    let plan = Plan {
+        seed: 47,
+        quota: 160_000,
+        memory: 40_000,
+        ..CALM
+    };
+    let mut world = World::new(plan);
+    for class in [Class::Critical, Class::Bulk, Class::Normal] {
+        for n in 0..100 {
+            let stored = batch(&world, class, &format!("{n:01500}"));
+            let now = world.now();
+            let _ = world.core.store(stored, now);
+            world.core.flush(class, now);
+            world.at += 6 * SECOND;
+        }
+    }
+    // A quarter of what the cursor file and one segment leave, less the block that is begun.
+    let share = (160_000 - 32_768 - 6_000) / 4 - 8_192;
+    let mut messages = 0;
+    while world.core.log.as_ref().unwrap().class_usage(Class::Outbox) < share {
+        let stored = batch(&world, Class::Outbox, &format!("{messages:0700}"));
+        let now = world.now();
+        let id = world.core.store(stored, now).expect("room in memory");
+        assert!(world.core.flush(Class::Outbox, now), "message {messages}");
+        assert_eq!(world.core.outbox(id, now), Some(Ok(id)));
+        messages += 1;
+        world.check_bounds();
+    }
+    assert!(messages > 20);
+    let found = contents(&world.plan, &world.disk);
+    let kept = found
+        .values()
+        .filter(|f| f.batch.class == Class::Outbox)
+        .count();
+    assert_eq!(kept, messages);
+    let mut lost = world.core.losses.table.keys();
+    assert!(!lost.any(|(class, _)| *class == Class::Outbox));
+}
+
+#[test]
 pub(super) fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
     let mut plan = limits(&CALM);
     plan.write_budget = 600_000;

@@ -200,9 +200,9 @@ impl<S: Storage> Core<S> {
             self.disk.squeezed_out = false;
         }
         self.settle_cursors(now);
-        // Losses outlive the process even if no frame does.
+        // Losses outlive the process even if no frame does, and so does who knows of them.
         let ledger = self.ledger();
-        if ledger.losses != self.durable.losses {
+        if ledger.losses != self.durable.losses || ledger.told != self.durable.told {
             self.save_cursors();
         }
         if let Some(log) = &mut self.log {
@@ -442,6 +442,7 @@ impl<S: Storage> Core<S> {
             next_seq: self.next_seq,
             done: self.durable.done.clone(),
             losses: self.losses.clone(),
+            told: self.losses.told(&self.untold),
         };
         let places = ledger.done.iter_mut().zip(&self.durable.done);
         for (reader, (done, before)) in self.readers.iter().zip(places) {
@@ -466,7 +467,10 @@ impl<S: Storage> Core<S> {
                 ledger.losses.add(open.class, Reason::Quota, open.loss);
             }
         }
-        if ledger.done != self.durable.done || ledger.losses != self.durable.losses {
+        let changed = ledger.done != self.durable.done
+            || ledger.losses != self.durable.losses
+            || ledger.told != self.durable.told;
+        if changed {
             ledger.version = self.version.saturating_add(1);
         }
         ledger

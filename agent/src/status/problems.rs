@@ -258,6 +258,8 @@ fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
         .iter()
         .filter(|lost| lost.frames > 0 || lost.items > 0)
         .filter(|lost| now_unix_ns.saturating_sub(lost.last_unix_ns) <= RECENT_LOSS_NS)
+        // Old gauges that say less often what they say: how it is meant to be.
+        .filter(|lost| lost.reason != "thinned")
         .collect();
     if recent.is_empty() {
         return;
@@ -280,6 +282,8 @@ fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
         "The disk is full: free some of it, or give the state a partition of its own."
     } else if lost_by("damaged") {
         "Stored data was damaged: check the disk and its file system."
+    } else if lost_by("removed") {
+        "Somebody removes or cuts files in the spool's folder: leave that to the agent."
     } else if lost_by("no_uplink") {
         "Nothing takes that signal: see [route] and the uplinks."
     } else {

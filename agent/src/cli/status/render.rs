@@ -228,10 +228,13 @@ impl Page {
             Some(window) => format!("loss window {}", duration(window)),
             None => "in memory only: a restart loses what waits".to_owned(),
         };
-        let items = [
+        let mut items = vec![
             window,
             format!("{} written since the start", bytes(spool.written_bytes)),
         ];
+        if let Some(written) = spool.device_written_bytes {
+            items.push(format!("{} to its device by all programs", bytes(written)));
+        }
         self.block("", &items);
         if spool.lost.is_empty() {
             self.block("", &["nothing lost".to_owned()]);
