@@ -28,8 +28,8 @@
 //! for them with every batch.
 
 pub(crate) mod json;
-mod schema;
 pub mod rewrite;
+mod schema;
 
 use std::fmt;
 use std::io::Read as _;

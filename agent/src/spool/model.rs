@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cursor::Reason;
+use super::cursor::{Losses, Reason};
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
 use super::simulated::{Dice, Simulated};
@@ -88,17 +88,20 @@ pub(super) fn subscriptions() -> Vec<Subscription> {
 }
 
 pub(super) fn open(plan: &Plan, disk: &Simulated, epoch: u32) -> Core<Simulated> {
-    let settings = Settings {
+    let mut core = Core::new(limits(plan), &subscriptions(), epoch);
+    let _ = core.attach(Log::new(disk.clone(), settings(plan, epoch)));
+    core
+}
+
+fn settings(plan: &Plan, epoch: u32) -> Settings {
+    Settings {
         quota: plan.quota,
         reserve: 0,
         segment: 6000,
         epoch,
         boot_id: [1; 16],
         seed: u64::from(epoch) << 32 | plan.seed,
-    };
-    let mut core = Core::new(limits(plan), &subscriptions(), epoch);
-    let _ = core.attach(Log::new(disk.clone(), settings));
-    core
+    }
 }
 
 impl World {
@@ -292,23 +295,23 @@ pub(super) fn reopened(
     plan: &Plan,
     disk: &Simulated,
 ) -> (BTreeMap<u64, crate::frame::Frame>, u64, u64) {
+    let mut found = Log::new(disk.fork(), settings(plan, 98));
+    let found = found.recover().map(|found| found.ledger.losses);
+    let before = found.map_or(0, |losses| lost_of(&losses, Reason::Quota));
     let mut core = open(plan, &disk.fork(), 99);
-    let (evicted, durable) = (evicted(&core), lost_to(&core, Reason::Quota));
-    (drain(&mut core), evicted, durable)
+    let durable = lost_to(&core, Reason::Quota);
+    (drain(&mut core), durable - before, durable)
 }
 
 /// Frames counted as lost for a reason, of all classes.
 pub(super) fn lost_to(core: &Core<Simulated>, why: Reason) -> u64 {
-    let losses = core.losses.table.iter();
-    let lost = losses.filter(|((_, reason), _)| *reason == why);
-    lost.map(|(_, loss)| loss.frames).sum()
+    lost_of(&core.losses, why)
 }
 
-/// Frames that this process has evicted and counted.
-pub(super) fn evicted(core: &Core<Simulated>) -> u64 {
-    let losses = core.untold.table.iter();
-    let evicted = losses.filter(|((_, reason), _)| *reason == Reason::Quota);
-    evicted.map(|(_, loss)| loss.frames).sum()
+fn lost_of(losses: &Losses, why: Reason) -> u64 {
+    let losses = losses.table.iter();
+    let lost = losses.filter(|((_, reason), _)| *reason == why);
+    lost.map(|(_, loss)| loss.frames).sum()
 }
 
 pub(super) fn drain(core: &mut Core<Simulated>) -> BTreeMap<u64, crate::frame::Frame> {
