@@ -19,7 +19,8 @@ CLASSES = ["critical", "outbox", "normal", "bulk"]
 SIGNALS = {1: "metrics", 2: "traces", 3: "logs", 4: "messages"}
 DATA, COMMIT, ANCHOR, FOOTER = 1, 2, 3, 4
 UPLINKS = {1: "otlp", 2: "mqtt"}
-REASONS = ["", "quota", "condemned", "damaged", "memory", "no_uplink", "too_large", "optional", "refused", "disk_full"]
+REASONS = ["", "quota", "condemned", "damaged", "memory", "no_uplink", "too_large", "optional", "refused", "disk_full",
+           "removed", "thinned"]
 
 
 def table():

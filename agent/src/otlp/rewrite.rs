@@ -177,7 +177,8 @@ fn extremes(points: &[NumberDataPoint]) -> Vec<usize> {
     if made(Mutant::ExtremesLost) {
         return kept;
     }
-    let (mut least, mut greatest): (Option<(usize, Value)>, Option<(usize, Value)>) = (None, None);
+    let mut least: Option<(usize, Value)> = None;
+    let mut greatest = least;
     for (at, point) in points.iter().enumerate() {
         let Some(value) = point.value.filter(|value| !is_nan(value)) else {
             continue;
