@@ -20,7 +20,7 @@ SIGNALS = {1: "metrics", 2: "traces", 3: "logs", 4: "messages"}
 DATA, COMMIT, ANCHOR, FOOTER = 1, 2, 3, 4
 UPLINKS = {1: "otlp", 2: "mqtt"}
 REASONS = ["", "quota", "condemned", "damaged", "memory", "no_uplink", "too_large", "optional", "refused", "disk_full",
-           "removed", "thinned"]
+           "expired", "removed", "thinned"]
 
 
 def table():
