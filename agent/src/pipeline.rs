@@ -549,6 +549,11 @@ pub(crate) mod tests {
                 sampler: Sampling::AlwaysOn,
                 routine_ratio: 1.0,
                 slow: Duration::from_secs(1),
+                slow_work: Duration::from_secs(10),
+                exporter: crate::config::Exporter {
+                    otlp: true,
+                    console: false,
+                },
             },
             log: Logging {
                 level: log::LevelFilter::Info,

@@ -18,8 +18,9 @@ use super::units::{show_duration, show_size};
 use super::url::Url;
 use super::value::{Kind, Value};
 use super::{
-    Batching, Config, Delivery, Device, Durability, Gauges, Logging, MqttUplink, OtlpPaths,
-    OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing, UplinkName,
+    Batching, Config, Delivery, Device, Durability, Exporter, Gauges, Logging, MqttUplink,
+    OtlpPaths, OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing,
+    UplinkName,
 };
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
@@ -313,6 +314,8 @@ impl Builder<'_> {
                 sampler: self.sampler(),
                 routine_ratio: self.ratio("trace.routine_ratio"),
                 slow: self.duration("trace.slow"),
+                slow_work: self.duration("trace.slow_work"),
+                exporter: self.exporter(),
             },
             log: Logging {
                 level: self.level("log.level"),
@@ -393,6 +396,14 @@ impl Builder<'_> {
                 Some(Value::Whole(window)) => u16::try_from(*window).unwrap_or(u16::MAX),
                 _ => 1,
             },
+        }
+    }
+
+    fn exporter(&self) -> Exporter {
+        let words = self.text("trace.exporter").unwrap_or_default();
+        Exporter {
+            otlp: words.split(',').any(|word| word == "otlp"),
+            console: words.split(',').any(|word| word == "console"),
         }
     }
 

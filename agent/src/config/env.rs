@@ -62,6 +62,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "OTEL_RESOURCE_ATTRIBUTES",
         "device.attributes, device.id, device.environment and device.service_name",
     ),
+    ("OTEL_TRACES_EXPORTER", "trace.exporter"),
     ("OTEL_TRACES_SAMPLER", "trace.sampler"),
     ("OTEL_TRACES_SAMPLER_ARG", "trace.ratio"),
     (
@@ -115,6 +116,7 @@ pub(super) fn fill(env: &Env, settings: &mut Settings, problems: &mut Problems) 
     filler.text("OTEL_SERVICE_NAME", "device.service_name");
     filler.resource();
     filler.disabled();
+    filler.text("OTEL_TRACES_EXPORTER", "trace.exporter");
     filler.text("OTEL_TRACES_SAMPLER", "trace.sampler");
     filler.text("OTEL_TRACES_SAMPLER_ARG", "trace.ratio");
 }

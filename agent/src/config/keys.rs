@@ -42,6 +42,9 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 const LEVELS: Kind = Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]);
 
+/// The words of `trace.exporter`, as in `OTEL_TRACES_EXPORTER`.
+pub const EXPORTERS: [&str; 5] = ["otlp", "console", "otlp,console", "console,otlp", "none"];
+
 /// The words of `trace.sampler`, as in `OTEL_TRACES_SAMPLER`.
 pub const SAMPLERS: [&str; 6] = [
     "parentbased_always_on",
@@ -622,6 +625,18 @@ pub static KEYS: &[Key] = &[
         Kind::Duration(1, HOUR),
         "\"1s\"",
         "A routine span that takes longer is kept whatever the ratio says.",
+    ),
+    with(
+        "trace.slow_work",
+        Kind::Duration(1, DAY),
+        "\"10s\"",
+        "Any other local trace that takes longer is kept whatever the sampler says, as is one with an error in it, unless the sampler is one of the two that are off; its sampled flag stays 0.",
+    ),
+    with(
+        "trace.exporter",
+        Kind::Choice(&EXPORTERS),
+        "\"otlp\"",
+        "Where the agent's own spans go: to the uplinks, to standard output (for development), to both, or nowhere.",
     ),
     with(
         "log.level",

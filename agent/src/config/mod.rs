@@ -303,6 +303,19 @@ pub struct Tracing {
     pub routine_ratio: f64,
     /// A routine span that takes longer is kept whatever the ratio says.
     pub slow: Duration,
+    /// Any other local trace that takes longer is kept whatever the sampler says.
+    pub slow_work: Duration,
+    /// Where spans go.
+    pub exporter: Exporter,
+}
+
+/// Where the agent's own spans go, as in `OTEL_TRACES_EXPORTER`; default: nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exporter {
+    /// Into the spool, and so to the uplinks.
+    pub otlp: bool,
+    /// To standard output, for development.
+    pub console: bool,
 }
 
 /// The SDK's samplers, as in `OTEL_TRACES_SAMPLER`.

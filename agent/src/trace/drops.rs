@@ -24,17 +24,23 @@ pub(crate) enum Why {
     Encode,
     /// The spool did not answer in time.
     Timeout,
+    /// A local trace was kept at its end, but had been too large to wait for it.
+    TailFull,
+    /// Standard output did not take it.
+    Console,
     /// It ended after the flush task had.
     Stopped,
 }
 
 const WHATS: [(What, &str); 2] = [(What::Spans, "spans"), (What::Logs, "logs")];
-const WHYS: [(Why, &str); 6] = [
+const WHYS: [(Why, &str); 8] = [
     (Why::BufferFull, "buffer_full"),
     (Why::Refused, "refused"),
     (Why::TooLarge, "too_large"),
     (Why::Encode, "encode"),
     (Why::Timeout, "timeout"),
+    (Why::TailFull, "tail_full"),
+    (Why::Console, "console"),
     (Why::Stopped, "stopped"),
 ];
 

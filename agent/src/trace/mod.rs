@@ -37,12 +37,14 @@ use crate::journal;
 use crate::spool::Spool;
 
 pub(crate) mod buffer;
+mod console;
 mod drops;
 mod export;
 mod flush;
 mod processor;
 pub mod propagation;
 mod sampler;
+mod tail;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -204,6 +206,7 @@ impl Telemetry {
                 spans.clone(),
                 clock.clone(),
                 sampler.clone(),
+                drops.clone(),
                 own_flush.clone(),
             ))
             .build()

@@ -1,9 +1,9 @@
 //! The SDK's hooks: what has ended goes into a [`Buffer`]. No thread, no wait,
 //! no export from here.
 //!
-//! A span that was sampled is kept. One that was only recorded (routine work
-//! that the ratio left out, and its children) is kept if it failed or took
-//! longer than `trace.slow`.
+//! A span that was sampled is kept. One that was only recorded (the sampler
+//! left its trace out) waits in the [`Tail`] until it is known how its local
+//! trace ends.
 //!
 //! If the wall clock was set while a span ran, its start is moved so that its
 //! length is what the boot clock measured: otherwise the first synchronisation
@@ -15,14 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry::logs::LogRecord;
-use opentelemetry::trace::{Span as _, SpanId, Status};
+use opentelemetry::trace::{Span as _, SpanId, TraceContextExt as _};
 use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 
-use super::AgentSampler;
 use super::buffer::{Buffer, Item, stepped};
+use super::drops::{Drops, What, Why};
+use super::tail::{Tail, alone};
+use super::{AgentSampler, console};
 use crate::clock::Clock;
 use crate::frame::{Stamp, push_hex};
 
@@ -39,8 +41,23 @@ pub(crate) struct SpanKeeper {
     pub(crate) buffer: Arc<Buffer<SpanData>>,
     pub(crate) clock: Clock,
     pub(crate) sampler: AgentSampler,
+    drops: Drops,
     pub(crate) own_flush: OwnFlush,
-    open: Mutex<HashMap<SpanId, Stamp>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: HashMap<SpanId, Open>,
+    tail: Tail,
+}
+
+/// A span that runs.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    started: Stamp,
+    /// The local root that it belongs to; may be itself.
+    root: SpanId,
 }
 
 /// The span of the flush that is going on, so that its end asks for no other flush.
@@ -63,40 +80,60 @@ impl SpanKeeper {
         buffer: Arc<Buffer<SpanData>>,
         clock: Clock,
         sampler: AgentSampler,
+        drops: Drops,
         own_flush: OwnFlush,
     ) -> Self {
         Self {
             buffer,
             clock,
             sampler,
+            drops,
             own_flush,
-            open: Mutex::new(HashMap::new()),
+            state: Mutex::default(),
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SpanId, Stamp>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, item: Item<SpanData>) {
+        let to = self.sampler.exporter();
+        if to.console && !console::write(&item.data) {
+            self.drops.add(What::Spans, Why::Console, 1);
+        }
+        if to.otlp {
+            let id = item.data.span_context.span_id();
+            self.buffer.push(item, !self.own_flush.is(id));
+        }
     }
 }
 
 impl SpanProcessor for SpanKeeper {
-    fn on_start(&self, span: &mut Span, _: &Context) {
-        let mut open = self.open();
-        if open.len() < OPEN {
-            open.insert(span.span_context().span_id(), self.clock.now());
+    fn on_start(&self, span: &mut Span, parent: &Context) {
+        let mut state = self.state();
+        if state.open.len() >= OPEN {
+            return;
+        }
+        let id = span.span_context().span_id();
+        let parent = parent.span().span_context().clone();
+        // The parent of another process, and one that has ended, has no entry.
+        let above = state.open.get(&parent.span_id()).map(|above| above.root);
+        let started = self.clock.now();
+        let root = above.unwrap_or(id);
+        state.open.insert(id, Open { started, root });
+        if root == id && !span.span_context().is_sampled() {
+            state.tail.begin(id, started.boot_ns);
         }
     }
 
     fn on_end(&self, mut span: SpanData) {
         let id = span.span_context.span_id();
-        let started = self.open().remove(&id);
+        let open = self.state().open.remove(&id);
         let now = self.clock.now();
-        if let Some((start, end)) = started.and_then(|started| corrected(started, now)) {
+        if let Some((start, end)) = open.and_then(|open| corrected(open.started, now)) {
             span.start_time = start;
             span.end_time = end;
-        }
-        if !span.span_context.is_sampled() && !is_remarkable(&span, self.sampler.slow()) {
-            return;
         }
         // When the agent had it, not when it began: the loss window counts from
         // here, and one long span must not make its batch look overdue.
@@ -105,7 +142,16 @@ impl SpanProcessor for SpanKeeper {
             last: now,
             data: span,
         };
-        self.buffer.push(item, !self.own_flush.is(id));
+        if item.data.span_context.is_sampled() {
+            return self.send(item);
+        }
+        let slow = self.sampler.slow(&item.data.attributes);
+        let released = match open {
+            Some(open) => self.state().tail.end(open.root, item, slow, now.boot_ns),
+            None => alone(item, slow),
+        };
+        self.drops.add(What::Spans, Why::TailFull, released.missing);
+        released.spans.into_iter().for_each(|item| self.send(item));
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -153,13 +199,6 @@ fn corrected(started: Stamp, now: Stamp) -> Option<(SystemTime, SystemTime)> {
     let ran = now.boot_ns.saturating_sub(started.boot_ns);
     let start = now.unix_ns.saturating_sub(ran);
     stepped(started, now).then(|| (at(start), at(now.unix_ns)))
-}
-
-/// Failed or slow.
-fn is_remarkable(span: &SpanData, slow: Duration) -> bool {
-    let failed = matches!(span.status, Status::Error { .. });
-    let took = span.end_time.duration_since(span.start_time);
-    failed || took.unwrap_or_default() > slow
 }
 
 /// 128 random bits in hexadecimal. Not a ULID: that starts with the wall

@@ -2,23 +2,28 @@
 //!
 //! Spans that are not routine follow the OpenTelemetry SDK's standard samplers
 //! as `trace.sampler` names them. Spans that carry [`ROUTINE`] follow
-//! `trace.routine_ratio`; those that the ratio leaves out are still *recorded*,
-//! because only their end shows whether they failed or were slow, and then
-//! [`super::processor`] keeps them.
+//! `trace.routine_ratio`. Those that are left out are still *recorded*, because
+//! only its end shows whether a local trace failed or was slow, and then
+//! [`super::tail`] keeps all of it.
 //!
 //! | the span | its local parent | decision |
 //! |---|---|---|
 //! | any | not sampled, but recording | recorded, not sampled |
 //! | routine | sampled | sampled |
 //! | routine | none | ratio: sampled, else recorded |
+//! | all others | none, or in another process | the standard sampler; recorded if it says no |
 //! | all others | | the standard sampler |
 //!
 //! A span that is kept although it was not sampled goes out with the `sampled`
-//! flag 0. That is what it told its children and every peer while it ran; to
-//! claim 1 afterwards would promise spans that nobody recorded.
+//! flag 0 and the attribute `sonde.kept`. 0 is what it told its children and
+//! every peer while it ran, so whoever followed it downstream recorded nothing:
+//! to claim 1 afterwards would promise spans that nobody has. (The W3C's rule for a delayed
+//! decision is the same: the flag is propagated as it came, and 0 by
+//! default.) It also keeps counts right: whatever estimates totals from spans
+//! with flag 1 and the ratio must not count these.
 //!
-//! `always_off` and `parentbased_always_off` switch routine spans off too:
-//! whoever says off means it.
+//! `always_off` and `parentbased_always_off` switch routine spans off too, and
+//! nothing is kept: whoever says off means it. So does `trace.exporter = "none"`.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -30,7 +35,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use super::ROUTINE;
-use crate::config::{Sampler, Tracing};
+use crate::config::{Exporter, Sampler, Tracing};
 
 /// The agent's sampler: standard for work, by ratio for routine. A clone follows
 /// the same rules, also after [`AgentSampler::reconfigure`].
@@ -43,6 +48,8 @@ struct Rules {
     /// `None`: off.
     routine: Option<Standard>,
     slow: Duration,
+    slow_work: Duration,
+    exporter: Exporter,
 }
 
 impl AgentSampler {
@@ -56,9 +63,20 @@ impl AgentSampler {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rules::of(config);
     }
 
-    /// A span that takes longer is kept although it was not sampled.
-    pub fn slow(&self) -> Duration {
-        self.rules().slow
+    /// A local trace whose root has these attributes is kept if it takes longer,
+    /// although it was not sampled.
+    pub fn slow(&self, attributes: &[KeyValue]) -> Duration {
+        let rules = self.rules();
+        if is_routine(attributes) {
+            rules.slow
+        } else {
+            rules.slow_work
+        }
+    }
+
+    /// Where spans go.
+    pub fn exporter(&self) -> Exporter {
+        self.rules().exporter
     }
 
     fn rules(&self) -> RwLockReadGuard<'_, Rules> {
@@ -68,7 +86,9 @@ impl AgentSampler {
 
 impl Rules {
     fn of(config: &Tracing) -> Self {
+        let nowhere = config.exporter == Exporter::default();
         let work: Box<dyn ShouldSample> = match config.sampler {
+            _ if nowhere => Standard::AlwaysOff.into(),
             Sampler::AlwaysOn => Standard::AlwaysOn.into(),
             Sampler::AlwaysOff => Standard::AlwaysOff.into(),
             Sampler::Ratio(part) => Standard::TraceIdRatioBased(part).into(),
@@ -78,14 +98,17 @@ impl Rules {
                 Standard::parent_based(Standard::TraceIdRatioBased(part)).into()
             }
         };
-        let off = matches!(
-            config.sampler,
-            Sampler::AlwaysOff | Sampler::ParentAlwaysOff
-        );
+        let off = nowhere
+            || matches!(
+                config.sampler,
+                Sampler::AlwaysOff | Sampler::ParentAlwaysOff
+            );
         Self {
             work,
             routine: (!off).then_some(Standard::TraceIdRatioBased(config.routine_ratio)),
             slow: config.slow,
+            slow_work: config.slow_work,
+            exporter: config.exporter,
         }
     }
 }
@@ -128,6 +151,13 @@ impl ShouldSample for AgentSampler {
             }
             (Parent::None, None) if is_routine(attributes) => {
                 result(SamplingDecision::Drop, parent)
+            }
+            (Parent::None | Parent::Remote, Some(_)) => {
+                let mut chosen = standard(rules.work.as_ref());
+                if chosen.decision == SamplingDecision::Drop {
+                    chosen.decision = SamplingDecision::RecordOnly;
+                }
+                chosen
             }
             _ => standard(rules.work.as_ref()),
         }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::clock::ClockTrust;
-use crate::config::Sampler;
+use crate::config::{Exporter, Sampler};
 use crate::frame::{Batch, Codec, FrameId, MAX_BODY, Signal, Stamp};
 use crate::spool::Refused;
 
@@ -143,6 +143,11 @@ fn config(sampler: Sampler, routine_ratio: f64) -> Tracing {
         sampler,
         routine_ratio,
         slow: Duration::from_secs(1),
+        slow_work: Duration::from_secs(10),
+        exporter: Exporter {
+            otlp: true,
+            console: false,
+        },
     }
 }
 
@@ -233,7 +238,7 @@ async fn a_failed_routine_span_is_kept_at_ratio_zero() {
 }
 
 #[tokio::test]
-async fn children_of_an_unsampled_routine_span_are_kept_only_if_they_failed_too() {
+async fn a_failed_child_keeps_all_of_an_unsampled_routine_trace() {
     for sampler in [Sampler::ParentAlwaysOn, Sampler::AlwaysOn] {
         let shelf = run(&config(sampler, 0.0), |tracer| {
             let context = Context::new().with_span(tick(tracer));
@@ -243,7 +248,7 @@ async fn children_of_an_unsampled_routine_span_are_kept_only_if_they_failed_too(
             failed.end();
         })
         .await;
-        assert_eq!(shelf.names(), ["failed"], "{sampler:?}");
+        assert_eq!(shelf.names(), ["healthy", "failed", "tick"], "{sampler:?}");
     }
 }
 
@@ -659,4 +664,91 @@ async fn finished_spans_can_be_awaited_by_name() {
     tracer.start("second").end();
     assert_eq!(waiting.await.unwrap().name, "second");
     assert_eq!(finished.all().len(), 2);
+}
+
+/// A local trace of three under a remote parent or none, at ratio 0.
+fn job(tracer: &Tracer, parent: &Context, fails: bool, took: Duration) {
+    let root = tracer.start_with_context("run", parent);
+    let context = Context::new().with_span(root);
+    tracer.start_with_context("healthy", &context).end();
+    let mut step = tracer.start_with_context("step", &context);
+    if fails {
+        step.set_status(Status::error("exit code 1"));
+    }
+    step.end();
+    let now = Duration::from_nanos(clock().now().unix_ns);
+    context
+        .span()
+        .end_with_timestamp(std::time::UNIX_EPOCH + now + took);
+}
+
+const SHORT: Duration = Duration::from_millis(1);
+
+#[tokio::test]
+async fn a_healthy_local_trace_that_the_ratio_left_out_is_not_sent() {
+    let shelf = run(&config(Sampler::ParentRatio(0.0), 0.0), |tracer| {
+        job(tracer, &Context::new(), false, SHORT);
+        job(tracer, &parent(true, false), false, Duration::from_secs(9));
+    })
+    .await;
+    assert_eq!(shelf.names(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_local_trace_with_an_error_is_kept_whole_with_the_flag_that_went_downstream() {
+    for parent in [Context::new(), parent(true, false)] {
+        let shelf = run(&config(Sampler::ParentRatio(0.0), 0.0), |tracer| {
+            job(tracer, &parent, true, SHORT);
+        })
+        .await;
+        assert_eq!(shelf.names(), ["healthy", "step", "run"]);
+        let spans = shelf.spans();
+        let root = spans.iter().find(|span| span.name == "run").unwrap();
+        for span in &spans {
+            assert_eq!(span.flags & 1, 0, "as its children and peers were told");
+            assert_eq!(span.trace_id, root.trace_id);
+            assert!(span.name == "run" || span.parent_span_id == root.span_id);
+            let kept = span.attributes.iter().find(|kv| kv.key == "sonde.kept");
+            let kept = kept.unwrap().value.clone().unwrap().value.unwrap();
+            assert_eq!(kept, Value::StringValue("error".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_local_trace_that_ran_too_long_is_kept_whole() {
+    let shelf = run(&config(Sampler::ParentRatio(0.0), 0.0), |tracer| {
+        job(tracer, &Context::new(), false, Duration::from_secs(11));
+    })
+    .await;
+    assert_eq!(shelf.names(), ["healthy", "step", "run"]);
+}
+
+#[tokio::test]
+async fn off_means_off_for_traces_with_errors_too() {
+    let mut nowhere = config(Sampler::AlwaysOn, 1.0);
+    nowhere.exporter = Exporter::default();
+    for trace in [
+        config(Sampler::AlwaysOff, 1.0),
+        config(Sampler::ParentAlwaysOff, 1.0),
+        nowhere,
+    ] {
+        let shelf = run(&trace, |tracer| {
+            job(tracer, &Context::new(), true, Duration::from_secs(11));
+            tick(tracer).end();
+        })
+        .await;
+        assert_eq!(shelf.names(), Vec::<String>::new(), "{trace:?}");
+    }
+}
+
+#[tokio::test]
+async fn spans_for_the_console_alone_do_not_reach_the_spool() {
+    let mut console = config(Sampler::AlwaysOn, 1.0);
+    console.exporter = Exporter {
+        otlp: false,
+        console: true,
+    };
+    let shelf = run(&console, |tracer| tracer.start("work").end()).await;
+    assert_eq!(shelf.names(), Vec::<String>::new());
 }
