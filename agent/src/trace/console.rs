@@ -57,7 +57,7 @@ fn line(span: &SpanData) -> String {
     for kv in &span.attributes {
         let _ = write!(out, " {}={:?}", kv.key, kv.value.as_str());
     }
-    for event in &span.events {
+    for event in span.events.iter() {
         let _ = write!(out, " event:{:?}", event.name);
     }
     out
