@@ -47,6 +47,8 @@ pub enum Command {
         /// What to say.
         event: super::event::Options,
     },
+    /// `exec`
+    Exec(super::exec::Options),
     /// `help`, `--help` and no arguments at all.
     Help(Topic),
     /// `--version`
@@ -95,6 +97,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
     };
     if topic.name == "spool" {
         return super::spool::parse(&mut parser);
+    }
+    if topic.name == "exec" {
+        return exec(parser);
     }
     let mut flags = Flags::default();
     let mut operands = Vec::new();
@@ -170,6 +175,52 @@ fn read(mut parser: Parser) -> Result<Command, String> {
         }
         _ => Command::Reload { config, socket },
     })
+}
+
+/// What follows the command is the command's own, dashes and all.
+fn exec(mut parser: Parser) -> Result<Command, String> {
+    let mut options = super::exec::Options::default();
+    let known = || {
+        let topic = help::TOPICS.iter().find(|topic| topic.name == "exec");
+        let options = topic.map_or(&[][..], |topic| topic.options);
+        options.iter().map(|option| option.name)
+    };
+    while let Some(arg) = parser.next().map_err(told)? {
+        let shown = show(&arg);
+        match arg {
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help(Topic::Of("exec"))),
+            Arg::Long("name") => options.name = Some(text(&mut parser, "--name")?),
+            Arg::Long("service") => options.service = Some(text(&mut parser, "--service")?),
+            Arg::Long("socket") => once(&mut options.socket, &mut parser, "--socket")?,
+            Arg::Long("config") | Arg::Short('c') => {
+                once(&mut options.config, &mut parser, "--config")?;
+            }
+            Arg::Long("verbose") => options.verbose = true,
+            Arg::Value(program) => {
+                options.command.push(program);
+                options.command.extend(parser.raw_args().map_err(told)?);
+                return Ok(Command::Exec(options));
+            }
+            _ => {
+                let known: Vec<String> = known().map(|name| format!("--{name}")).collect();
+                let wrong = unknown("option", &shown, known.iter().map(String::as_str));
+                return Err(format!(
+                    "exec: {wrong}; put -- before the command if that is its name"
+                ));
+            }
+        }
+    }
+    Err("exec: no command is given; write `sonde exec -- COMMAND ARGUMENTS`".into())
+}
+
+/// An option's value that goes on the wire.
+fn text(parser: &mut Parser, name: &str) -> Result<String, String> {
+    let value = parser.value().map_err(told)?.into_string();
+    let value = value.map_err(|_| format!("{name} takes UTF-8 text"))?;
+    match value.is_empty() || value.len() > 256 {
+        true => Err(format!("{name} needs a text of 1 to 256 bytes after it")),
+        false => Ok(value),
+    }
 }
 
 #[derive(Default)]
@@ -317,6 +368,24 @@ mod tests {
         check("run x", Err("one argument too many"));
         check("run --config", Err("--config"));
         check("run --config a --config b", Err("twice"));
+        check(
+            "exec --name n -- ls --name -l --",
+            Ok(Command::Exec(super::super::exec::Options {
+                name: Some("n".into()),
+                command: ["ls", "--name", "-l", "--"].map(OsString::from).to_vec(),
+                ..Default::default()
+            })),
+        );
+        check(
+            "exec ls -l",
+            Ok(Command::Exec(super::super::exec::Options {
+                command: ["ls", "-l"].map(OsString::from).to_vec(),
+                ..Default::default()
+            })),
+        );
+        check("exec", Err("no command is given"));
+        check("exec --", Err("no command is given"));
+        check("exec --nam x ls", Err("did you mean --name?"));
         check("statsu", Err("did you mean status?"));
         check("config", Err("there is no command"));
         check("--config x", Err("sonde COMMAND"));

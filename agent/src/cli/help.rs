@@ -190,6 +190,39 @@ pub static TOPICS: &[About] = &[
         ],
     },
     About {
+        name: "exec",
+        summary: "run a command in a span",
+        text: "Runs COMMAND with its arguments, its terminal and its standard streams untouched, and hands a span \
+               of it to the agent when it has ended. TRACEPARENT, TRACESTATE and BAGGAGE in the environment name \
+               the parent; the command gets its own. OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, \
+               OTEL_RESOURCE_ATTRIBUTES and OTEL_SDK_DISABLED mean what they mean to any SDK. Signals are passed on. \
+               Ends with the command's own exit code, with 128 + n after signal n, with 127 if there is no such \
+               command and 126 if it cannot be run. Without an agent the command runs all the same.",
+        options: &[
+            Flag {
+                name: "name",
+                value: "NAME",
+                help: "The span's name. Default: the program's.",
+            },
+            Flag {
+                name: "service",
+                value: "NAME",
+                help: "service.name. Default: OTEL_SERVICE_NAME, else the program's name.",
+            },
+            CONFIG,
+            Flag {
+                name: "socket",
+                value: "PATH",
+                help: "The agent's socket for local programs. Default: as in the configuration.",
+            },
+            Flag {
+                name: "verbose",
+                value: "",
+                help: "Say on standard error what became of the span.",
+            },
+        ],
+    },
+    About {
         name: "config",
         summary: "every key of the configuration file",
         text: "",
@@ -235,7 +268,15 @@ fn one(about: &About) -> String {
         .iter()
         .map(|flag| format!("[{}]", spelled(flag)))
         .collect();
-    let mut out = format!("Usage: sonde {} {}\n\n", about.name, usage.join(" "));
+    let operands = match about.name {
+        "exec" => " -- COMMAND [ARGUMENT...]",
+        _ => "",
+    };
+    let mut out = format!(
+        "Usage: sonde {} {}{operands}\n\n",
+        about.name,
+        usage.join(" ")
+    );
     fill(&mut out, "", about.text);
     if !about.options.is_empty() {
         out.push('\n');

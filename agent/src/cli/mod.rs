@@ -12,6 +12,7 @@ pub mod args;
 pub mod check;
 pub mod client;
 pub mod event;
+pub mod exec;
 pub mod help;
 pub mod reload;
 pub mod spool;
@@ -85,6 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
             &socket.unwrap_or_else(|| config::local_socket(config.as_deref(), &env)),
             &event,
         ),
+        args::Command::Exec(options) => exec::run(&options, &env),
         args::Command::Help(topic) => said(&help::text(topic)),
         args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }

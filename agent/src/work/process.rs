@@ -191,16 +191,7 @@ impl Processes {
         if let Some(cpu) = self.cgroup.as_ref().and_then(RunGroup::cpu) {
             return Some(cpu);
         }
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        // proc_pid_stat(5): utime, stime, cutime, cstime are fields 14 to 17;
-        // the name in parentheses is field 2 and may hold anything.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let ticks = fields.split_whitespace().skip(11).take(4);
-        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_millis(
-            ticks.saturating_mul(1000) / per_second,
-        ))
+        cpu_of(self.pid)
     }
 
     /// The most memory that its cgroup had, in bytes.
@@ -244,6 +235,21 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.finish();
     }
+}
+
+/// CPU time of a process that was not reaped yet, and of the children that it waited
+/// for, to a clock tick (mostly 10 ms).
+pub fn cpu_of(pid: Pid) -> Option<Duration> {
+    let pid = pid.as_raw_nonzero();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): utime, stime, cutime, cstime are fields 14 to 17;
+    // the name in parentheses is field 2 and may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(4);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let ms = ticks.saturating_mul(1000) / per_second;
+    Some(Duration::from_millis(ms))
 }
 
 fn launched(
