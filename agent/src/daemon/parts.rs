@@ -63,7 +63,7 @@ impl Parts {
         );
         let setup = Setup::of_process(clock.clone(), telemetry.tracer.clone(), &config.paths.root);
         let work = Work::new(setup);
-        work.configure(&config.jobs, None);
+        work.configure(&config.jobs, receiver(config));
         let event_log = attach_log(config, events, &telemetry);
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
@@ -148,7 +148,7 @@ impl Parts {
         self.event_log = attach_log(new, events, &self.telemetry);
         self.outbox.reconfigure(new);
         self.pipeline.handle.reload(new).await;
-        self.work.configure(&new.jobs, None);
+        self.work.configure(&new.jobs, receiver(new));
         let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
         if restart {
             std::mem::take(&mut self.uplinks).replace().await;
@@ -269,6 +269,14 @@ impl Uplinks {
         }
         hurry.abort();
     }
+}
+
+/// Where a job's programs find the OTLP receiver. One that listens on every
+/// address, or on a port that the kernel chose, has none to be told.
+fn receiver(config: &Config) -> Option<String> {
+    let listen = config.receiver.listen?;
+    let usable = listen.port() != 0 && !listen.ip().is_unspecified();
+    usable.then(|| format!("http://{listen}"))
 }
 
 /// Who reads what from the spool.
