@@ -6,6 +6,9 @@
 //! were read, with their own times. Delta sums and histograms stay whole, since
 //! leaving out a part of them changes what the rest means; so do names, types
 //! and attributes, which are then paid for once.
+//!
+//! Shifting moves all times of a batch by the same amount, for a batch that was
+//! made while the wall clock was wrong.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,7 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -21,7 +26,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use prost::Message as _;
 
-use crate::frame::Codec;
+use crate::frame::{Codec, Signal};
 use crate::spool::mutant::{Mutant, made};
 use crate::spool::{Rewrite, Thinned};
 
@@ -36,6 +41,95 @@ impl Rewrite for Rewriter {
     fn thin(&self, bodies: &[(Codec, Bytes)], step: Duration) -> Option<Thinned> {
         thin(bodies, step)
     }
+
+    fn shift(
+        &self,
+        signal: Signal,
+        codec: Codec,
+        body: &Bytes,
+        by_ns: i64,
+    ) -> Option<(Codec, Bytes)> {
+        Some((Codec::Gzip, shift(signal, codec, body, by_ns)?))
+    }
+}
+
+/// The same request with every time moved by `by_ns` nanoseconds, as one gzip
+/// member. A time of 0 says that there is none, and stays. `None`: it is no
+/// OTLP, or cannot be read.
+pub fn shift(signal: Signal, codec: Codec, body: &Bytes, by_ns: i64) -> Option<Bytes> {
+    let raw = unpacked(codec, body)?;
+    let moved = |time: &mut u64| {
+        if *time != 0 {
+            *time = time.saturating_add_signed(by_ns).max(1);
+        }
+    };
+    match signal {
+        Signal::Metrics => {
+            let mut request = ExportMetricsServiceRequest::decode(raw.as_ref()).ok()?;
+            let resources = request.resource_metrics.iter_mut();
+            let scopes = resources.flat_map(|resource| &mut resource.scope_metrics);
+            for metric in scopes.flat_map(|scope| &mut scope.metrics) {
+                metric_times(metric, moved);
+            }
+            packed(&request.encode_to_vec())
+        }
+        Signal::Traces => {
+            let mut request = ExportTraceServiceRequest::decode(raw.as_ref()).ok()?;
+            let resources = request.resource_spans.iter_mut();
+            let scopes = resources.flat_map(|resource| &mut resource.scope_spans);
+            for span in scopes.flat_map(|scope| &mut scope.spans) {
+                moved(&mut span.start_time_unix_nano);
+                moved(&mut span.end_time_unix_nano);
+                let events = span.events.iter_mut();
+                events.for_each(|event| moved(&mut event.time_unix_nano));
+            }
+            packed(&request.encode_to_vec())
+        }
+        Signal::Logs => {
+            let mut request = ExportLogsServiceRequest::decode(raw.as_ref()).ok()?;
+            let resources = request.resource_logs.iter_mut();
+            let scopes = resources.flat_map(|resource| &mut resource.scope_logs);
+            for record in scopes.flat_map(|scope| &mut scope.log_records) {
+                moved(&mut record.time_unix_nano);
+                moved(&mut record.observed_time_unix_nano);
+            }
+            packed(&request.encode_to_vec())
+        }
+        Signal::Message => None,
+    }
+}
+
+fn metric_times(metric: &mut Metric, moved: impl Fn(&mut u64)) {
+    macro_rules! points {
+        ($data:expr $(, $exemplars:ident)?) => {
+            for point in &mut $data.data_points {
+                moved(&mut point.time_unix_nano);
+                moved(&mut point.start_time_unix_nano);
+                $(point.$exemplars.iter_mut().for_each(|e| moved(&mut e.time_unix_nano));)?
+            }
+        };
+    }
+    match &mut metric.data {
+        Some(Data::Gauge(data)) => points!(data, exemplars),
+        Some(Data::Sum(data)) => points!(data, exemplars),
+        Some(Data::Histogram(data)) => points!(data, exemplars),
+        Some(Data::ExponentialHistogram(data)) => points!(data, exemplars),
+        Some(Data::Summary(data)) => points!(data),
+        None => {}
+    }
+}
+
+fn unpacked(codec: Codec, body: &Bytes) -> Option<Bytes> {
+    match codec {
+        Codec::Identity => Some(body.clone()),
+        Codec::Gzip => super::gunzip(body, LIMIT).ok().map(Bytes::from),
+    }
+}
+
+fn packed(raw: &[u8]) -> Option<Bytes> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::new(6));
+    out.write_all(raw).ok()?;
+    out.finish().ok().map(Bytes::from)
 }
 
 /// Several `ExportMetricsServiceRequest`s as one gzip member that holds fewer
@@ -44,13 +138,8 @@ pub fn thin(bodies: &[(Codec, Bytes)], step: Duration) -> Option<Thinned> {
     let step = u64::try_from(step.as_nanos()).ok()?.max(1);
     let mut all = Vec::new();
     for (codec, body) in bodies {
-        let request = match codec {
-            Codec::Identity => ExportMetricsServiceRequest::decode(body.as_ref()),
-            Codec::Gzip => {
-                let raw = super::gunzip(body, LIMIT).ok()?;
-                ExportMetricsServiceRequest::decode(raw.as_slice())
-            }
-        };
+        let raw = unpacked(*codec, body)?;
+        let request = ExportMetricsServiceRequest::decode(raw.as_ref());
         join(&mut all, request.ok()?.resource_metrics);
     }
     let mut items = 0;
@@ -73,11 +162,9 @@ pub fn thin(bodies: &[(Codec, Bytes)], step: Duration) -> Option<Thinned> {
     let request = ExportMetricsServiceRequest {
         resource_metrics: all,
     };
-    let mut out = GzEncoder::new(Vec::new(), Compression::new(6));
-    out.write_all(&request.encode_to_vec()).ok()?;
     Some(Thinned {
         codec: Codec::Gzip,
-        body: out.finish().ok()?.into(),
+        body: packed(&request.encode_to_vec())?,
         items: u32::try_from(items).ok()?,
     })
 }
@@ -336,6 +423,53 @@ mod tests {
         assert_eq!(metrics.len(), 3);
         assert_eq!(metrics[1].data, Some(histogram.clone()));
         assert_eq!(metrics[2].data, Some(histogram));
+    }
+
+    #[test]
+    fn all_times_of_a_request_move_alike_and_none_where_there_is_none() {
+        use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, span::Event};
+        let gauge = gauge(&[(10, Value::AsInt(1)), (20, Value::AsInt(2))]);
+        let (codec, metrics_body) = body(vec![gauge]);
+        let by = 1000 * S.cast_signed();
+        let moved = shift(Signal::Metrics, codec, &metrics_body, by).unwrap();
+        let thinned = Thinned {
+            codec,
+            body: moved,
+            items: 2,
+        };
+        let Some(Data::Gauge(gauge)) = &metrics(&thinned)[0].data else {
+            panic!("its type stays")
+        };
+        assert_eq!(times(&gauge.data_points), [1010, 1020]);
+        assert_eq!(gauge.data_points[0].start_time_unix_nano, 0);
+
+        let span = Span {
+            start_time_unix_nano: 5000 * S,
+            end_time_unix_nano: 5001 * S,
+            events: vec![Event {
+                time_unix_nano: 5000 * S,
+                ..Event::default()
+            }],
+            ..Span::default()
+        };
+        let request = ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans {
+                scope_spans: vec![ScopeSpans {
+                    spans: vec![span],
+                    ..ScopeSpans::default()
+                }],
+                ..ResourceSpans::default()
+            }],
+        };
+        let body = Bytes::from(request.encode_to_vec());
+        let moved = shift(Signal::Traces, Codec::Identity, &body, -by).unwrap();
+        let raw = crate::otlp::gunzip(&moved, LIMIT).unwrap();
+        let moved = ExportTraceServiceRequest::decode(raw.as_slice()).unwrap();
+        let span = &moved.resource_spans[0].scope_spans[0].spans[0];
+        assert_eq!(span.start_time_unix_nano, 4000 * S);
+        assert_eq!(span.end_time_unix_nano, 4001 * S);
+        assert_eq!(span.events[0].time_unix_nano, 4000 * S);
+        assert!(shift(Signal::Message, Codec::Identity, &body, by).is_none());
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) enum Mutant {
     CountedLater,
     /// A thinned segment takes the old one's place before it is synced.
     RenamedUnsynced,
+    /// What was read under a wrong clock goes out as it was.
+    WrongTimes,
     /// Thinning keeps the first and the last point, and no others.
     ExtremesLost,
     /// Stored data goes before files that nobody can read.

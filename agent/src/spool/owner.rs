@@ -222,6 +222,10 @@ impl Owner {
                     let now = self.now();
                     self.core.tick(now);
                 }
+                let now = self.now();
+                if now.synchronised {
+                    self.core.trust(now.stamp);
+                }
                 let frame = self.core.next(uplink, lane, signals);
                 self.stale |= frame.is_some();
                 if let Some(hungry) = self.hungry.get_mut(uplink_slot(uplink)) {

@@ -601,6 +601,10 @@ const PROPERTIES: &[(&str, fn())] = &[
         p07_files_stay_within_the_quota_and_batches_within_memory,
     ),
     (
+        "wrong clocks",
+        thin_tests::what_was_read_under_a_wrong_clock_goes_out_with_the_time_it_would_have_had,
+    ),
+    (
         "15 thinning",
         thin_tests::p15_thinning_keeps_what_it_promises_at_every_cut,
     ),
@@ -656,6 +660,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant::CountedLater,
     Mutant::RenamedUnsynced,
     Mutant::ExtremesLost,
+    Mutant::WrongTimes,
 ];
 
 #[test]

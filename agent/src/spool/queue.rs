@@ -18,18 +18,20 @@ use super::attach::Moved;
 use super::budget::Budget;
 use super::cursor::{Ledger, Loss, Losses, Ranges, Reason, UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::format::{FrameHeader, signal_slot};
-use super::log::{Counts, Log, Now, Pos, Segment};
+use super::log::{Counts, Log, Now, Pos, Segment, SegmentClock};
 use super::mutant::{Mutant, made};
 use super::reader::{Reader, mask_of};
 use super::storage::Storage;
 use super::{Lane, Outcome, Pending, PendingSignal, Refused, Rewrite, Subscription};
 use crate::config::{Durability, SpoolLimits, UplinkName};
-use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal, Signals};
+use crate::frame::{Batch, Class, Frame, FrameId, MAX_BODY, Signal, Signals, Stamp};
 
 /// What a waiting batch takes in memory besides its body, in bytes.
 const OVERHEAD: u64 = 256;
 /// Condemned frames that are remembered with the server's reason.
 const SAMPLES: usize = 8;
+/// A wall clock that was this far off made times that are worth correcting, in nanoseconds.
+const SKEW: u64 = 10_000_000_000;
 /// A server's reason is cut to this, in bytes.
 const SAMPLE_TEXT: usize = 256;
 
@@ -111,7 +113,9 @@ pub(crate) struct Core<S: Storage> {
     /// Losses that have not been told upstream.
     pub(super) untold: Losses,
     pub(super) tell_at: u64,
-    /// Thins old gauges.
+    /// Both clocks at a moment when the wall clock was believed, the latest one.
+    pub(super) anchor: Option<Stamp>,
+    /// Thins old gauges, and corrects times.
     pub(super) rewrite: Option<Box<dyn Rewrite>>,
 }
 
@@ -138,6 +142,7 @@ impl<S: Storage> Core<S> {
             limits,
             untold: Losses::default(),
             tell_at: 0,
+            anchor: None,
             rewrite: None,
         };
         core.subscribe(subscriptions);
@@ -569,7 +574,51 @@ impl<S: Storage> Core<S> {
             returned: false,
         };
         reader.open.insert(seq, open);
-        Some(frame)
+        let same_boot = match place {
+            Place::Disk(pos) => log.as_ref().is_some_and(|log| {
+                let segment = log.segments(class).get(&pos.segment);
+                segment.is_some_and(|segment| segment.clock == SegmentClock::Boot)
+            }),
+            Place::Memory | Place::Gone => true,
+        };
+        Some(if same_boot {
+            self.in_time(frame)
+        } else {
+            frame
+        })
+    }
+
+    /// The wall clock is believed. Small steps change nothing: what is handed out
+    /// again must have the times it had before, or a server takes it for news.
+    pub(super) fn trust(&mut self, at: Stamp) {
+        let moved = self
+            .anchor
+            .is_none_or(|known| ahead(at).wrapping_sub(ahead(known)).unsigned_abs() >= SKEW);
+        if moved {
+            self.anchor = Some(at);
+        }
+    }
+
+    /// A frame of this boot with the times that it would have had if the wall
+    /// clock had been right. What is stored stays as it is.
+    fn in_time(&self, mut frame: Frame) -> Frame {
+        let (Some(anchor), Some(rewrite)) = (self.anchor, &self.rewrite) else {
+            return frame;
+        };
+        let by = ahead(anchor).wrapping_sub(ahead(frame.batch.first));
+        if by.unsigned_abs() < SKEW || made(Mutant::WrongTimes) {
+            return frame;
+        }
+        let batch = &mut frame.batch;
+        let shifted = rewrite.shift(batch.signal, batch.codec, &batch.body, by);
+        if let Some((codec, body)) = shifted.filter(|(_, body)| body.len() <= MAX_BODY) {
+            batch.codec = codec;
+            batch.body = body;
+            for stamp in [&mut batch.first, &mut batch.last] {
+                stamp.unix_ns = stamp.unix_ns.saturating_add_signed(by);
+            }
+        }
+        frame
     }
 
     fn take_memory(&mut self, slot: usize, class: Class, seq: u64) -> Taken {
@@ -769,6 +818,11 @@ impl<S: Storage> Core<S> {
             Class::Bulk => bulk,
         }
     }
+}
+
+/// By how much the wall clock is ahead of boot time.
+fn ahead(at: Stamp) -> i64 {
+    at.unix_ns.wrapping_sub(at.boot_ns).cast_signed()
 }
 
 fn batch_of(class: Class, header: FrameHeader, body: bytes::Bytes) -> Option<Batch> {

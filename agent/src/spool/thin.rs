@@ -50,6 +50,16 @@ pub trait Rewrite: Send {
     /// Several batches of metrics as one that keeps, per step, the first, least,
     /// greatest and last real points of gauges; `None`: they must stay as they are.
     fn thin(&self, bodies: &[(Codec, Bytes)], step: Duration) -> Option<Thinned>;
+
+    /// A batch with every time in it moved by `by_ns` nanoseconds; `None`: it
+    /// must stay as it is.
+    fn shift(
+        &self,
+        signal: Signal,
+        codec: Codec,
+        body: &Bytes,
+        by_ns: i64,
+    ) -> Option<(Codec, Bytes)>;
 }
 
 /// A frame of the old file.

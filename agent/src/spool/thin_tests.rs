@@ -305,6 +305,60 @@ pub(super) fn p15_thinning_keeps_what_it_promises_at_every_cut() {
 }
 
 #[test]
+pub(super) fn what_was_read_under_a_wrong_clock_goes_out_with_the_time_it_would_have_had() {
+    let mut world = World::new(Plan { seed: 52, ..CALM });
+    world.core.rewrite = Some(Box::new(Rewriter));
+    let mut dice = Dice::new(52);
+    // It booted in 1970, by an hour wrong once, and then right.
+    let right = 1_700_000_000 * SECOND;
+    for (n, ahead) in [0, 0, right - 3600 * SECOND, right].into_iter().enumerate() {
+        let stamp = Stamp {
+            unix_ns: ahead + world.at,
+            boot_ns: world.at,
+        };
+        let now = super::log::Now {
+            stamp,
+            synchronised: ahead == right,
+        };
+        let batch = Batch {
+            signal: Signal::Metrics,
+            class: Class::Normal,
+            codec: Codec::Identity,
+            items: 13,
+            first: stamp,
+            last: stamp,
+            context: None,
+            body: request(&mut dice, stamp.unix_ns),
+        };
+        world.core.store(batch, now).unwrap();
+        if n == 0 {
+            assert!(world.core.flush(Class::Normal, now));
+        }
+        world.at += 100 * SECOND;
+    }
+    // Slewing afterwards must not give a repeat other times.
+    for slewed in [0, 1, SECOND] {
+        world.core.trust(Stamp {
+            unix_ns: right + world.at + slewed,
+            boot_ns: world.at,
+        });
+    }
+    let found = drain(&mut world.core);
+    assert_eq!(found.len(), 4);
+    for (n, frame) in found.values().enumerate() {
+        let expected = right + SECOND + n as u64 * 100 * SECOND;
+        assert_eq!(frame.batch.first.unix_ns, expected);
+        let points = points([(frame.batch.codec, &frame.batch.body)].into_iter());
+        assert_eq!(points["gauge gauge"][0].0, expected);
+        assert_eq!(
+            frame.batch.codec == Codec::Identity,
+            n == 3,
+            "what is right stays"
+        );
+    }
+}
+
+#[test]
 fn a_segment_that_a_cursor_is_inside_is_never_thinned_and_a_failing_disk_costs_nothing() {
     let (world, stored) = filled();
     let disk = world.disk.fork();
