@@ -20,6 +20,7 @@ pub mod demo_broker;
 pub mod ledger;
 pub mod link;
 pub mod process;
+pub mod program;
 pub mod proof;
 pub mod report;
 pub mod rotel;

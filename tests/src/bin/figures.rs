@@ -13,6 +13,7 @@ use sonde_agent::frame::Signal;
 use sonde_tests::agent::{Agent, binary, build_if_missing};
 use sonde_tests::ledger::Ledger;
 use sonde_tests::link::Mode;
+use sonde_tests::program::{Program, came};
 use sonde_tests::proof;
 use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, set_links};
 use sonde_tests::{backlog, process, report};
@@ -25,6 +26,7 @@ cargo run --bin figures -- WHAT [MINUTES]
 
   outage            120 s without links, kill -9 in the middle: sampled, delivered, repeated, lost
   steady [MINUTES]  30 s batches, 1 s ticks, link up (10 minutes): bytes a point, CPU a point, memory
+  receiver          100,000 spans of a local program over an outage: in, out, CPU a span, memory
   drain             memory while a backlog of 20 MB drains
   size              the stripped binary
   all [MINUTES]     all of them
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
         "outage" => outage().await,
         "steady" => steady(minutes).await,
         "drain" => drain().await,
+        "receiver" => receiver().await,
         "size" => size().await,
         "all" => all(minutes).await,
         _ => return usage(),
@@ -69,6 +72,7 @@ fn usage() -> ExitCode {
 async fn all(minutes: u64) -> Done {
     size().await?;
     drain().await?;
+    receiver().await?;
     outage().await?;
     steady(minutes).await
 }
@@ -249,6 +253,59 @@ async fn drain() -> Done {
         mib(most.peak),
         mib(most.resident),
     ))
+}
+
+/// A local program sends while the link is cut; then the link comes back.
+async fn receiver() -> Done {
+    const SPANS: u32 = 100_000;
+    build_if_missing().await?;
+    let otlp = Otlp::start().await;
+    let mut gateway = otlp.gateway("figures-receiver");
+    gateway
+        .text("batch.length", BATCH)
+        .text("spool.loss_window", "60s")
+        .unset("trace.sampler")
+        .unset("trace.routine_ratio");
+    let mut agent = gateway.start();
+    let pid = agent.pid();
+    otlp.tick(1).await;
+    otlp.link.set(Mode::Cut).await;
+    let cpu = |when: &str| process::cpu_ns(pid).ok_or(format!("the agent has ended {when}"));
+    let (before, started) = (cpu("before")?, Instant::now());
+    let program = Program::new(&gateway.local_socket(), "figures");
+    let sent = program.send(0..SPANS).await;
+    let (spent, took) = (cpu("while it received")? - before, started.elapsed());
+    let received = process::memory(pid).ok_or("the agent has ended")?;
+    let stored = agent.ready().await?.spool;
+    otlp.link.set(Mode::Up).await;
+    let all = |ledger: &Ledger| came(ledger, "figures").len() == SPANS as usize;
+    let limit = Duration::from_secs(300);
+    otlp.collector.book.wait("every span", limit, all).await?;
+    let spent_in_all = cpu("at the end")? - before;
+    let peak = process::memory(pid).ok_or("the agent has ended")?.peak;
+    let out = otlp.collector.book.read(|ledger| came(ledger, "figures"));
+    let repeats: u32 = out.values().map(|times| times - 1).sum();
+    let spans = sent.spans.max(1) as f64;
+    let bodies = stored.classes.get("normal").map_or(0, |class| class.bytes);
+    say(&format!(
+        "receiver: {} spans in ({:.0} bytes each, 512 a request, {} told to wait) within {:.1} s of a \
+         cut link, {} out, {repeats} repeats; {:.2} us of CPU a span to receive and store, {:.2} with \
+         delivery; {:.1} bytes a span stored; {:.2} MiB resident at most while receiving, {:.2} in all",
+        sent.spans,
+        sent.bytes as f64 / spans,
+        sent.delayed,
+        took.as_secs_f64(),
+        out.len(),
+        spent as f64 / 1e3 / spans,
+        spent_in_all as f64 / 1e3 / spans,
+        bodies as f64 / spans,
+        mib(received.peak),
+        mib(peak),
+    ))?;
+    if out.len() as u64 != sent.spans {
+        return Err("spans in are not spans out".into());
+    }
+    Ok(())
 }
 
 fn is_backlog(delivery: &sonde_tests::ledger::Delivery) -> bool {
