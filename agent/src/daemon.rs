@@ -163,6 +163,7 @@ impl Daemon {
         let routes = LocalRoutes {
             receiver,
             events: events.clone(),
+            outbox: parts.outbox(),
         };
         let local = LocalDoor::open(local, routes, keeper, &config);
         let mut daemon = Self {

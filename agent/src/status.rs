@@ -40,6 +40,9 @@ pub struct Status {
     /// What happened.
     #[serde(default)]
     pub events: EventsStatus,
+    /// Local programs' messages.
+    #[serde(default)]
+    pub outbox: OutboxStatus,
     /// What local programs sent.
     #[serde(default)]
     pub receiver: ReceiverStatus,
@@ -275,6 +278,9 @@ pub struct UplinkStatus {
     pub transitions: BTreeMap<String, u64>,
     /// Signals that the server refuses while it may take others.
     pub held: Vec<HeldStatus>,
+    /// Topics of local programs that the broker refuses while it takes others; at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused_topics: Vec<TopicStatus>,
     /// Bytes sent on the wire, TLS and headers included.
     pub wire_sent_bytes: u64,
     /// Bytes received.
@@ -330,6 +336,20 @@ fn seconds_later(as_of_boot_ns: &mut u64, boot_ns: u64) -> f64 {
     let later = boot_ns.saturating_sub(*as_of_boot_ns);
     *as_of_boot_ns = boot_ns.max(*as_of_boot_ns);
     later as f64 / 1e9
+}
+
+/// A topic that a broker refuses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicStatus {
+    /// The topic.
+    pub topic: String,
+    /// What the broker said, and what to do.
+    pub reason: String,
+    /// Seconds since the first refusal.
+    pub since_s: f64,
+    /// Messages that are known to wait for it.
+    pub waiting: u64,
 }
 
 /// A signal that a server refuses.
@@ -398,6 +418,20 @@ pub struct RunStatus {
     pub peak_memory_bytes: Option<u64>,
     /// Its trace.
     pub trace_id: String,
+}
+
+/// `outbox`: since the start; what waits is in the spool's class `outbox`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutboxStatus {
+    /// Topic prefixes that local programs may publish under.
+    pub allow: Vec<String>,
+    /// Messages stored.
+    pub stored: u64,
+    /// Their bytes, topics and properties included.
+    pub stored_bytes: u64,
+    /// Messages refused, by reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// `events`

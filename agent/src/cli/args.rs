@@ -49,6 +49,15 @@ pub enum Command {
     },
     /// `exec`
     Exec(super::exec::Options),
+    /// `publish`
+    Publish {
+        /// `--config`: take the socket's place from there.
+        config: Option<PathBuf>,
+        /// `--socket`
+        socket: Option<PathBuf>,
+        /// What to publish.
+        message: super::publish::Options,
+    },
     /// `help`, `--help` and no arguments at all.
     Help(Topic),
     /// `--version`
@@ -120,7 +129,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
                     return Err(format!("{}: {wrong}", topic.name));
                 }
             },
-            Arg::Value(value) if topic.name == "event" => {
+            Arg::Value(value)
+                if topic.name == "event" || (topic.name == "publish" && operands.is_empty()) =>
+            {
                 operands.push(utf8(value)?);
                 continue;
             }
@@ -136,6 +147,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
             "socket" => once(&mut flags.socket, &mut parser, "--socket")?,
             "text" => flags.texts.push(utf8(parser.value().map_err(told)?)?),
             "json" => flags.json = true,
+            _ if topic.name == "publish" => {
+                message_option(&mut flags.message, &mut parser, option)?
+            }
             "watch" => flags.watch = true,
             _ => flags.effective = true,
         }
@@ -147,6 +161,7 @@ fn read(mut parser: Parser) -> Result<Command, String> {
         watch,
         effective,
         texts,
+        message,
     } = flags;
     Ok(match topic.name {
         "run" => Command::Run { config },
@@ -157,6 +172,19 @@ fn read(mut parser: Parser) -> Result<Command, String> {
             json,
             watch,
         },
+        "publish" => {
+            let topic = operands.into_iter().next().ok_or(
+                "publish: it needs a topic; write for example: sonde publish plant/1 --message 21.5",
+            )?;
+            if message.message.is_some() && message.file.is_some() {
+                return Err("publish: --message and --file exclude each other".to_owned());
+            }
+            Command::Publish {
+                config,
+                socket,
+                message: super::publish::Options { topic, ..message },
+            }
+        }
         "event" => {
             let mut operands = operands.into_iter();
             let name = operands.next().ok_or(
@@ -231,6 +259,39 @@ struct Flags {
     watch: bool,
     effective: bool,
     texts: Vec<String>,
+    message: super::publish::Options,
+}
+
+/// An option of `publish`.
+fn message_option(
+    message: &mut super::publish::Options,
+    parser: &mut Parser,
+    option: &str,
+) -> Result<(), String> {
+    if option == "file" {
+        return once(&mut message.file, parser, "--file");
+    }
+    if option == "retain" {
+        message.retain = true;
+        return Ok(());
+    }
+    let value = utf8(parser.value().map_err(told)?)?;
+    let slot = match option {
+        "property" => {
+            message.properties.push(value);
+            return Ok(());
+        }
+        "message" => &mut message.message,
+        "qos" => &mut message.qos,
+        "expiry" => &mut message.expiry,
+        "content-type" => &mut message.content_type,
+        "response-topic" => &mut message.response_topic,
+        _ => &mut message.correlation,
+    };
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(format!("--{option} is given twice")),
+    }
 }
 
 /// A path that may be given once.

@@ -223,6 +223,67 @@ pub static TOPICS: &[About] = &[
         ],
     },
     About {
+        name: "publish",
+        summary: "send an MQTT message through the agent",
+        text: "sonde publish TOPIC: hands the running agent a message for the MQTT broker and ends when it is on flash; the agent delivers it, \
+               in the order of its topic, also after an outage. The payload is --message, --file or standard input. Within a span (TRACEPARENT in the \
+               environment) the message goes on with that trace. outbox.allow says which topics. Prints the message's sonde-frame. \
+               Ends with 1 if it was refused, 3 if no agent answers.",
+        options: &[
+            Flag {
+                name: "message",
+                value: "TEXT",
+                help: "The payload, as UTF-8 text.",
+            },
+            Flag {
+                name: "file",
+                value: "FILE",
+                help: "Take the payload from there.",
+            },
+            Flag {
+                name: "qos",
+                value: "0|1",
+                help: "At most once or (default) at least once between agent and broker.",
+            },
+            Flag {
+                name: "retain",
+                value: "",
+                help: "The broker keeps it for later subscribers.",
+            },
+            Flag {
+                name: "expiry",
+                value: "SECONDS",
+                help: "Nobody wants it later than that.",
+            },
+            Flag {
+                name: "content-type",
+                value: "TYPE",
+                help: "What the payload is.",
+            },
+            Flag {
+                name: "property",
+                value: "NAME=VALUE",
+                help: "A user property; as often as there are any.",
+            },
+            Flag {
+                name: "response-topic",
+                value: "TOPIC",
+                help: "Where an answer is wanted.",
+            },
+            Flag {
+                name: "correlation",
+                value: "TEXT",
+                help: "What the answer has to repeat.",
+            },
+            CONFIG,
+            Flag {
+                name: "socket",
+                value: "PATH",
+                help: "The agent's socket for local programs. Default: as in the configuration.",
+            },
+        ],
+    },
+    About {
         name: "config",
         summary: "every key of the configuration file",
         text: "",

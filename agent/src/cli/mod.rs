@@ -14,6 +14,7 @@ pub mod client;
 pub mod event;
 pub mod exec;
 pub mod help;
+pub mod publish;
 pub mod reload;
 pub mod spool;
 pub mod status;
@@ -87,6 +88,14 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
             &event,
         ),
         args::Command::Exec(options) => exec::run(&options, &env),
+        args::Command::Publish {
+            config,
+            socket,
+            message,
+        } => publish::run(
+            &socket.unwrap_or_else(|| config::local_socket(config.as_deref(), &env)),
+            &message,
+        ),
         args::Command::Help(topic) => said(&help::text(topic)),
         args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }

@@ -381,7 +381,7 @@ impl Filler<'_> {
 }
 
 /// `%41` to `A`; `None` where it is malformed or not UTF-8.
-fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {

@@ -38,6 +38,7 @@ mod units;
 mod url;
 mod value;
 
+pub(crate) use env::percent_decode;
 pub use env::{Env, VARIABLES};
 pub use problem::{Origin, Place, Problem, Problems, Severity};
 pub(crate) use problem::{quoted, suggest};

@@ -12,6 +12,7 @@ use crate::door::{Boxed, Snapshot};
 use crate::event::Events;
 use crate::identity::Identity;
 use crate::journal;
+use crate::outbox::Outbox;
 use crate::pipeline::PipelineHandle;
 use crate::status::{
     AgentStatus, ClockStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA, SpoolStatus, Status,
@@ -29,6 +30,7 @@ pub(super) struct Board {
     spool: watch::Receiver<SpoolStatus>,
     uplinks: Roster,
     events: Events,
+    outbox: Outbox,
     pipeline: PipelineHandle,
     drops: Drops,
     work: Work,
@@ -63,6 +65,7 @@ impl Board {
             spool,
             uplinks,
             events,
+            outbox: parts.outbox(),
             pipeline: parts.pipeline(),
             drops: parts.drops(),
             work: parts.work(),
@@ -146,6 +149,7 @@ impl Snapshot for Board {
                     .unwrap_or_default(),
                 jobs: self.work.status(now),
                 events: self.events.status(),
+                outbox: self.outbox.status(),
                 config: self
                     .config
                     .lock()

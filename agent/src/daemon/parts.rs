@@ -116,7 +116,6 @@ impl Parts {
         self.telemetry.tracer.clone()
     }
 
-    #[allow(dead_code, reason = "the door and commands publish through it")]
     pub(super) fn outbox(&self) -> Outbox {
         self.outbox.clone()
     }
@@ -233,6 +232,7 @@ impl Uplinks {
             tracer: telemetry.tracer.clone(),
             events: events.clone(),
             device_id: identity.device_id.clone(),
+            boot_id: identity.boot_id,
             stop: stop.clone(),
         };
         let mut running = Vec::new();

@@ -8,8 +8,9 @@ use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::receiver::Receiver;
-use super::{Answer, Boxed, Routes, event, refusal, text};
+use super::{Answer, Boxed, Routes, event, publish, refusal, text};
 use crate::event::Events;
+use crate::outbox::Outbox;
 
 /// What the handlers need.
 pub struct LocalRoutes {
@@ -17,6 +18,8 @@ pub struct LocalRoutes {
     pub receiver: Receiver,
     /// For `POST /event`.
     pub events: Events,
+    /// For `POST /publish`.
+    pub outbox: Outbox,
 }
 
 /// One line of the list that `GET /` gives.
@@ -37,6 +40,11 @@ const PATHS: &[Path] = &[
         method: Method::POST,
         path: "/event",
         about: "say that something happened: name, measurements, metadata as JSON",
+    },
+    Path {
+        method: Method::POST,
+        path: "/publish",
+        about: "an MQTT message: ?topic=…&qos=…&retain&expiry=…, the body is the payload",
     },
     Path {
         method: Method::POST,
@@ -66,6 +74,7 @@ impl Routes for LocalRoutes {
             }
             match request.uri().path() {
                 "/event" => event::answer(&self.events, request).await,
+                "/publish" => publish::answer_publish(&self.outbox, request).await,
                 _ => list(),
             }
         })

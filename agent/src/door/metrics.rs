@@ -163,6 +163,15 @@ impl Page {
             self.counter("sonde_spool_lost_frames_total", &labels, lost.frames);
             self.counter("sonde_spool_lost_items_total", &labels, lost.items);
         }
+        for (class, waiting) in &spool.classes {
+            let class = [("class", class.as_str())];
+            self.gauge("sonde_spool_class_frames", &class, waiting.frames as f64);
+            self.gauge("sonde_spool_class_bytes", &class, waiting.bytes as f64);
+        }
+        self.counter("sonde_outbox_stored_total", &[], status.outbox.stored);
+        for (reason, n) in &status.outbox.refused {
+            self.counter("sonde_outbox_refused_total", &[("reason", reason)], *n);
+        }
         for uplink in &status.uplinks {
             let who = [("uplink", uplink.name.as_str())];
             let up = f64::from(u8::from(uplink.state == "up"));

@@ -39,6 +39,7 @@ mod event;
 pub mod local;
 pub mod metrics;
 pub mod port;
+pub mod publish;
 pub mod receiver;
 mod socket;
 #[cfg(test)]

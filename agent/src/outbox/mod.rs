@@ -16,7 +16,6 @@
 //! The message's trace goes on: a span `publish {topic prefix}` is the child of
 //! the program's own, and its context is what travels with the message.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,8 +30,8 @@ use crate::frame::{Batch, Class, Codec, FrameId, MAX_BODY, Signal};
 use crate::identity::Identity;
 use crate::message::Message;
 use crate::spool::{Refused, Spool};
-use crate::status::SpoolStatus;
 use crate::status::words::bytes;
+use crate::status::{OutboxStatus, SpoolStatus};
 use crate::trace::Tracer;
 use crate::trace::propagation::Carried;
 
@@ -79,17 +78,6 @@ pub enum Refusal {
     Stopping,
 }
 
-/// What came of all that was posted since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Messages that were stored.
-    pub stored: u64,
-    /// Their bytes, topic and properties included.
-    pub stored_bytes: u64,
-    /// Messages that were refused, by [`Refusal::reason`].
-    pub refused: BTreeMap<&'static str, u64>,
-}
-
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox(Arc<Inner>);
@@ -104,7 +92,7 @@ struct Inner {
     boot_id: [u8; 16],
     /// `None`: no MQTT uplink.
     rules: Mutex<Option<Rules>>,
-    figures: Mutex<Figures>,
+    status: Mutex<OutboxStatus>,
 }
 
 impl Outbox {
@@ -124,7 +112,7 @@ impl Outbox {
             device_id: identity.device_id.clone(),
             boot_id: identity.boot_id,
             rules: Mutex::new(rules_of(config, &identity.device_id)),
-            figures: Mutex::default(),
+            status: Mutex::default(),
         }))
     }
 
@@ -134,8 +122,11 @@ impl Outbox {
     }
 
     /// What came of everything so far.
-    pub fn figures(&self) -> Figures {
-        lock(&self.0.figures).clone()
+    pub fn status(&self) -> OutboxStatus {
+        let mut status = lock(&self.0.status).clone();
+        let rules = lock(&self.0.rules);
+        status.allow = rules.as_ref().map(Rules::templates).unwrap_or_default();
+        status
     }
 
     /// Stores a message; `message.context` and `message.baggage` are the
@@ -146,13 +137,16 @@ impl Outbox {
     /// may not have been taken.
     pub async fn post(&self, message: Message, from: Origin) -> Result<FrameId, Refusal> {
         let posted = self.store(message, from).await;
-        let mut figures = lock(&self.0.figures);
+        let mut status = lock(&self.0.status);
         match &posted {
             Ok((_, size)) => {
-                figures.stored += 1;
-                figures.stored_bytes += *size as u64;
+                status.stored += 1;
+                status.stored_bytes += *size as u64;
             }
-            Err(refusal) => *figures.refused.entry(refusal.reason()).or_default() += 1,
+            Err(refusal) => {
+                let reason = refusal.reason().to_owned();
+                *status.refused.entry(reason).or_default() += 1;
+            }
         }
         posted.map(|(id, _)| id)
     }

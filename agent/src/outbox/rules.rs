@@ -73,6 +73,12 @@ impl Rules {
         }
     }
 
+    /// What is allowed, in the order of the configuration.
+    pub(super) fn templates(&self) -> Vec<String> {
+        let templates = self.allowed.iter();
+        templates.map(|allowed| allowed.template.clone()).collect()
+    }
+
     /// The template of the prefix that allows a local program this topic.
     pub(super) fn allowed(&self, topic: &str) -> Result<&str, Refusal> {
         let own = under(topic, &self.own).and_then(|rest| rest.split('/').next());

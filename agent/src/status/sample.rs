@@ -88,6 +88,7 @@ pub(crate) fn fine() -> Status {
             ..UplinkStatus::default()
         }],
         events: EventsStatus::default(),
+        outbox: OutboxStatus::default(),
         receiver: ReceiverStatus::default(),
         jobs: vec![],
         config: ConfigStatus {

@@ -52,6 +52,9 @@ const CLOSED_AT_ONCE_NS: u64 = SECOND_NS;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// Local programs' messages.
+const MESSAGES: Signals = Signals::NONE.with(Signal::Message);
+
 /// What the other side made of a frame, named by what happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -79,6 +82,11 @@ pub enum Verdict {
     Hold {
         /// Why, and what to do.
         reason: String,
+    },
+    /// Not now, and only this message: its topic is refused. It waits; the rest goes on.
+    Aside {
+        /// What happened.
+        why: String,
     },
     /// The same, as the answer to one frame: nothing is known about other signals.
     Refuse {
@@ -188,6 +196,8 @@ pub struct Delivery {
     giving: Signals,
     /// The lane that was served last while both waited.
     last_lane: Lane,
+    /// Telemetry was sent last: a message is next, if one waits.
+    messages_next: bool,
     bucket: Bucket,
     rate: Rate,
     shown: Shown,
@@ -272,6 +282,7 @@ impl Delivery {
             seen: Signals::NONE,
             giving: Signals::ALL,
             last_lane: Lane::Backlog,
+            messages_next: true,
             rate: Rate::default(),
             shown: Shown::Nothing,
             figures: Figures {
@@ -291,6 +302,11 @@ impl Delivery {
         let step = self.decide(now, pending);
         self.note_state(now);
         step
+    }
+
+    /// The next frame shall be a message, if one waits.
+    pub fn prefer_message(&mut self) {
+        self.messages_next = true;
     }
 
     /// What the frame may be that the last [`Step::Send`] asked for.
@@ -326,6 +342,26 @@ impl Delivery {
             let old = pending.of(self.giving).backlog > 0;
             return Step::Send(if old { Lane::Backlog } else { Lane::Live });
         }
+        let waiting = pending.of(MESSAGES);
+        if self.giving.contains(Signal::Message) && waiting.live + waiting.backlog > 0 {
+            // Messages and telemetry take turns, and either has the link to
+            // itself while the other has nothing to send.
+            self.giving = self.giving.without(Signal::Message);
+            let rest = if self.messages_next {
+                Step::Idle
+            } else {
+                self.decide_telemetry(now, pending)
+            };
+            if !matches!(rest, Step::Send(_)) {
+                self.giving = MESSAGES;
+                return Step::Send(Lane::Backlog);
+            }
+            return rest;
+        }
+        self.decide_telemetry(now, pending)
+    }
+
+    fn decide_telemetry(&mut self, now: u64, pending: Pending) -> Step {
         let next_probe = self.next_probe(pending);
         let pending = pending.of(self.giving);
         match (pending.live > 0, pending.backlog > 0) {
@@ -350,9 +386,14 @@ impl Delivery {
         if let Some(hold) = self.hold_mut(signal) {
             hold.probing = true;
         }
-        self.last_lane = lane;
-        if lane == Lane::Backlog {
+        self.messages_next = signal != Signal::Message;
+        if signal == Signal::Message {
+            // Paced where programs hand them in.
+        } else if lane == Lane::Backlog {
+            self.last_lane = lane;
             self.bucket.take(now, bytes);
+        } else {
+            self.last_lane = lane;
         }
         if let Circuit::Open { probing, .. } = &mut self.circuit {
             *probing = true;
@@ -517,6 +558,14 @@ impl Delivery {
                     self.failed(now, why, *after)
                 }
             }
+            Verdict::Aside { why } => {
+                self.figures.retries += 1;
+                self.note_error(now, why);
+                if !linked {
+                    self.part(now);
+                }
+                None
+            }
             Verdict::Split => {
                 if !linked {
                     self.part(now);
@@ -530,7 +579,8 @@ impl Delivery {
                     *row = row.saturating_add(1);
                     *row
                 });
-                if row >= CONDEMNED_IN_A_ROW {
+                // Each message is another program's: ten bad ones say nothing about the broker.
+                if row >= CONDEMNED_IN_A_ROW && signal != Signal::Message {
                     let reason = format!(
                         "refuses everything it is sent of {} ({reason}); check that endpoint and paths lead to the right server",
                         signal.as_str()

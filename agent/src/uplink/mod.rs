@@ -40,6 +40,8 @@ pub struct World {
     pub events: Events,
     /// `device.id`
     pub device_id: String,
+    /// The boot that the boot clock counts.
+    pub boot_id: [u8; 16],
     /// How to end.
     pub stop: Stop,
 }

@@ -188,6 +188,7 @@ impl Shell {
             Verdict::Retry { .. }
             | Verdict::Hold { .. }
             | Verdict::Refuse { .. }
+            | Verdict::Aside { .. }
             | Verdict::Split => Outcome::Returned,
         };
         self.world.spool.settle(NAME, frame.id, outcome);

@@ -123,6 +123,7 @@ fn rig(port: u16, longest: Duration, headers_file: Option<std::path::PathBuf>) -
         tracer: SdkTracerProvider::builder().build().tracer("test"),
         events: crate::event::testing::events().0,
         device_id: "d".into(),
+        boot_id: [1; 16],
         stop: stop.clone(),
     };
     Rig {

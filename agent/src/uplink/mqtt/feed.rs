@@ -10,14 +10,17 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::link::Frames;
-use super::piece::{Piece, PieceId};
+use super::order::{Order, Settle, Turn};
+use super::piece::{Outgoing, Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
 use crate::config::UplinkName;
 use crate::frame::{Frame, FrameId, Signal, Signals, Stamp};
+use crate::outbox::envelope::Envelope;
+use crate::outbox::expiry;
 use crate::spool::{Lane, Outcome, Pending, Spool};
-use crate::status::UplinkStatus;
+use crate::status::{TopicStatus, UplinkStatus};
 use crate::trace;
 use crate::uplink::attempts::Attempts;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
@@ -26,6 +29,12 @@ use crate::uplink::dial::Wire;
 /// The spool said that something waits and then had nothing: no asking again
 /// before news or this.
 const DRY: Duration = Duration::from_millis(250);
+
+/// Messages looked at in a row that are not to be sent now, before the connection has its turn.
+const ROUNDS: u32 = 64;
+
+/// Refused topics in the status.
+const SHOWN_TOPICS: usize = 16;
 
 /// What the uplink wants of the spool.
 pub(super) trait Store: Send + Sync + 'static {
@@ -63,6 +72,8 @@ pub(super) struct Feed<S> {
     clock: Clock,
     delivery: Delivery,
     pending: watch::Receiver<Pending>,
+    order: Order,
+    boot_id: [u8; 16],
     lane: Lane,
     dry: bool,
     /// Frames given out and not settled. As many as the window at most.
@@ -93,7 +104,8 @@ impl<S: Store> Feed<S> {
     pub(super) fn new(
         store: S,
         clock: Clock,
-        delivery: Delivery,
+        boot_id: [u8; 16],
+        (delivery, order): (Delivery, Order),
         wire: Arc<Wire>,
         status: watch::Sender<UplinkStatus>,
         attempts: Attempts,
@@ -103,6 +115,8 @@ impl<S: Store> Feed<S> {
             store,
             clock,
             delivery,
+            order,
+            boot_id,
             lane: Lane::Live,
             dry: false,
             flight: Vec::new(),
@@ -138,6 +152,7 @@ impl<S: Store> Feed<S> {
     pub(super) fn mended(&mut self) {
         log::info!("uplink mqtt: a credential file changed; trying again");
         self.delivery.mended(self.clock.boot_ns());
+        self.order.mended(self.clock.boot_ns());
         self.show();
     }
 
@@ -147,7 +162,11 @@ impl<S: Store> Feed<S> {
         self.flight.clear();
         self.sent.clear();
         self.cut.clear();
+        self.order.clear();
         self.dry = false;
+        if end.reaction == Reaction::OneByOne {
+            self.delivery.prefer_message();
+        }
         let mut attempt = None;
         if let Some(began) = self.began.take()
             && end.reaction != Reaction::Finished
@@ -241,10 +260,155 @@ impl<S: Store> Feed<S> {
         let (delivery, wire) = (&self.delivery, &self.wire);
         self.status.send_modify(|status| {
             delivery.report(now, pending, status);
+            let refused = self.order.refused_topics().take(SHOWN_TOPICS);
+            status.refused_topics = refused
+                .map(|(trouble, waiting)| TopicStatus {
+                    topic: trouble.topic.clone(),
+                    reason: trouble.reason.clone(),
+                    since_s: now.saturating_sub(trouble.since) as f64 / 1e9,
+                    waiting: waiting as u64,
+                })
+                .collect();
             status.wire_sent_bytes = wire.sent();
             status.wire_received_bytes = wire.received();
             status.connections = wire.connections();
         });
+    }
+}
+
+/// The outbox.
+impl<S: Store> Feed<S> {
+    /// Reads a message that the spool gave; `None`: it is not to be sent now.
+    fn admit(&mut self, frame: Frame) -> Option<Piece> {
+        let id = frame.id;
+        let envelope = match Envelope::decode(&frame.batch.body) {
+            Ok(envelope) => envelope,
+            Err(malformed) => {
+                log::warn!("uplink mqtt: gave up message {id}: {malformed}");
+                let condemned = Outcome::Condemned(malformed.to_string());
+                self.store.settle(id, condemned);
+                return None;
+            }
+        };
+        let mut message = envelope.message;
+        message.context = frame.batch.context.clone();
+        let now = self.clock.now();
+        let left = match message.expiry {
+            None => None,
+            Some(seconds) => {
+                let asked = expiry::Now {
+                    stamp: now,
+                    believed: self.clock.synchronised(),
+                    boot_id: self.boot_id,
+                };
+                let left = expiry::left(seconds, envelope.birth, frame.batch.first, asked);
+                if left.is_none() {
+                    self.store.settle(id, Outcome::Expired);
+                    return None;
+                }
+                left
+            }
+        };
+        while self.order.is_full()
+            && let Some((oldest, why)) = self.order.too_many()
+        {
+            log::warn!("uplink mqtt: gave up message {oldest}: {why}");
+            self.store.settle(oldest, Outcome::Condemned(why));
+            let settled = self.order.gave_up(oldest);
+            self.perform(settled, "");
+        }
+        match self.order.take(id, &message.topic, now.boot_ns) {
+            Turn::Send => Some(Piece::message(frame, Outgoing { message, left })),
+            Turn::Wait => None,
+        }
+    }
+
+    /// A message's verdict.
+    fn settled_message(&mut self, at: usize, topic: &str, verdict: Verdict) {
+        let Some(flight) = self.flight.get_mut(at) else {
+            return;
+        };
+        let (id, now) = (flight.id, self.clock.boot_ns());
+        match verdict {
+            Verdict::Delivered => {
+                let settled = self.order.acknowledged(id, now);
+                self.perform(settled, "an earlier one of its topic was refused");
+            }
+            Verdict::Again(why) | Verdict::Refused(why) => {
+                let known = self.order.refused_topics().any(|(t, _)| t.topic == topic);
+                if !known {
+                    log::warn!(
+                        "uplink mqtt: messages to \"{topic}\" wait, the rest goes on: {why}"
+                    );
+                }
+                let settled = self.order.refused(id, &why, now);
+                self.perform(settled, &why);
+            }
+            Verdict::Condemned(why) | Verdict::TooLarge(why) => {
+                log::warn!("uplink mqtt: gave up message {id} to \"{topic}\": {why}");
+                flight.lost = Some(why);
+                flight.open = 0;
+                self.finish(at, None);
+                let settled = self.order.gave_up(id);
+                self.perform(settled, "");
+            }
+        }
+    }
+
+    fn perform(&mut self, settled: Vec<Settle>, why: &str) {
+        for settle in settled {
+            let (Settle::Delivered(id) | Settle::Wait(id)) = settle;
+            let Some(at) = self.flight.iter().position(|flight| flight.id == id) else {
+                continue;
+            };
+            match settle {
+                Settle::Delivered(_) => {
+                    if let Some(flight) = self.flight.get_mut(at) {
+                        flight.open = 0;
+                    }
+                    self.finish(at, None);
+                }
+                Settle::Wait(_) => {
+                    // The spool keeps it as given out until its turn comes.
+                    let flight = self.flight.swap_remove(at);
+                    let now = self.clock.boot_ns();
+                    let aside = delivery::Verdict::Aside {
+                        why: why.to_owned(),
+                    };
+                    let (items, bytes) = (flight.items, flight.bytes);
+                    let change =
+                        self.delivery
+                            .settled(now, flight.signal, &aside, items, bytes, true);
+                    self.tell(change);
+                }
+            }
+        }
+    }
+
+    /// Asks the spool for those that waited for their topic.
+    fn bring_back(&mut self) {
+        for id in self.order.due(self.clock.boot_ns()) {
+            self.store.settle(id, Outcome::Returned);
+        }
+    }
+
+    /// Waits for news from the spool, or for the moment.
+    async fn news(&mut self, at: Option<u64>) {
+        let at = [at, self.order.due_at()].into_iter().flatten().min();
+        let left = at.map(|at| at.saturating_sub(self.clock.boot_ns()));
+        let moment = async {
+            match left {
+                Some(left) => sleep(Duration::from_nanos(left)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            news = self.pending.changed() => if news.is_err() {
+                // The spool is gone; the end will be said by `Stop`.
+                std::future::pending::<()>().await;
+            },
+            () = moment => {}
+        }
     }
 }
 
@@ -265,6 +429,7 @@ impl<S: Store> Frames for Feed<S> {
             return;
         }
         loop {
+            self.bring_back();
             if self.dry {
                 // Its end is news only if the watch has any; either way it is worth asking again.
                 let _ = timeout(DRY, self.pending.changed()).await;
@@ -275,16 +440,8 @@ impl<S: Store> Frames for Feed<S> {
                     self.lane = lane;
                     return;
                 }
-                Step::WaitUntil(at) => {
-                    let left = at.saturating_sub(self.clock.boot_ns());
-                    sleep(Duration::from_nanos(left)).await;
-                }
-                Step::Connect | Step::Idle => {
-                    if self.pending.changed().await.is_err() {
-                        // The spool is gone; the end will be said by `Stop`.
-                        std::future::pending::<()>().await;
-                    }
-                }
+                Step::WaitUntil(at) => self.news(Some(at)).await,
+                Step::Connect | Step::Idle => self.news(None).await,
             }
         }
     }
@@ -294,26 +451,39 @@ impl<S: Store> Frames for Feed<S> {
             self.sent.push(piece.clone());
             return Some(piece);
         }
-        let mut lane = self.lane;
-        let mut frame = None;
-        if drain {
-            // A refusal still counts: what is held or put off stays for the next start.
-            if self.delivery.is_down() {
+        let (mut lane, mut rounds) = (self.lane, 0);
+        let piece = loop {
+            let mut frame = None;
+            if drain {
+                // A refusal still counts: what is held or put off stays for the next start.
+                if self.delivery.is_down() {
+                    return None;
+                }
+                for either in [Lane::Live, Lane::Backlog] {
+                    if frame.is_none() {
+                        lane = either;
+                        frame = self.store.next(lane, self.delivery.free()).await;
+                    }
+                }
+            } else {
+                frame = self.store.next(lane, self.delivery.signals()).await;
+            }
+            let Some(frame) = frame else {
+                self.dry = true;
+                return None;
+            };
+            if frame.batch.signal != Signal::Message {
+                break Piece::whole(frame);
+            }
+            if let Some(piece) = self.admit(frame) {
+                break piece;
+            }
+            rounds += 1;
+            if rounds >= ROUNDS && !drain {
                 return None;
             }
-            for either in [Lane::Live, Lane::Backlog] {
-                if frame.is_none() {
-                    lane = either;
-                    frame = self.store.next(lane, self.delivery.free()).await;
-                }
-            }
-        } else {
-            frame = self.store.next(lane, self.delivery.signals()).await;
-        }
-        let Some(frame) = frame else {
-            self.dry = true;
-            return None;
         };
+        let frame = &piece.frame;
         let bytes = frame.batch.body.len();
         let now = self.clock.boot_ns();
         self.delivery.took(now, lane, frame.batch.signal, bytes);
@@ -325,7 +495,6 @@ impl<S: Store> Frames for Feed<S> {
             open: 1,
             lost: None,
         });
-        let piece = Piece::whole(frame);
         self.sent.push(piece.clone());
         Some(piece)
     }
@@ -338,6 +507,10 @@ impl<S: Store> Frames for Feed<S> {
         let Some(at) = self.flight.iter().position(|f| f.id == id.frame) else {
             return;
         };
+        if let Some(outgoing) = &piece.outgoing {
+            self.settled_message(at, &outgoing.message.topic, verdict);
+            return;
+        }
         let Some(flight) = self.flight.get_mut(at) else {
             return;
         };

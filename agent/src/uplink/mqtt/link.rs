@@ -89,8 +89,8 @@ where
         // Everything was delivered before the goodbye: what happens to that is no trouble.
         Err(_) if link.session.leaving() => End::finished(),
         Err(end) => {
-            if let Some(id) = end.blame {
-                frames.settled(id, Verdict::Condemned(end.text.clone()));
+            if let Some((id, verdict)) = end.blame.clone() {
+                frames.settled(id, verdict);
             }
             end
         }
@@ -154,7 +154,15 @@ where
                     self.session.take_in(pkid, now, &mut self.out);
                     self.unflushed |= !self.out.is_empty();
                 }
-                Wake::Written(done) => done.map_err(|error| self.broken(&error))?,
+                Wake::Written(done) => {
+                    done.map_err(|error| self.broken(&error))?;
+                    if self.out.is_empty()
+                        && !self.unflushed
+                        && let Some(id) = self.session.written()
+                    {
+                        frames.settled(id, Verdict::Delivered);
+                    }
+                }
                 Wake::Due => {
                     self.session.tick(self.began.elapsed(), &mut self.out)?;
                     if self.look_at <= Instant::now() {

@@ -12,6 +12,7 @@
 //! ```text
 //! {prefix}/state                              retained: online, stopped, or (last will) offline
 //! {prefix}/telemetry/{metrics,traces,logs}    OTLP protobuf, gzip marked by `content-encoding`
+//! (its own topic)                             messages of the outbox, in their order (`order`)
 //! {prefix}/command/{job}                      in: subscribed to only if a job may be run remotely
 //! ```
 //!
@@ -55,6 +56,9 @@ mod inbox_tests;
 mod link;
 #[cfg(test)]
 mod mosquitto_tests;
+mod order;
+#[cfg(test)]
+mod outbox_tests;
 mod packet;
 mod piece;
 mod reason;
@@ -72,6 +76,7 @@ pub use topics::prefix_of;
 use feed::{Feed, Store};
 use inbox::Inbox;
 use link::Frames as _;
+use order::Order;
 use reason::{End, Reaction};
 use session::{Attempt, Keep, Plan, States};
 use topics::{Topics, safe_level};
@@ -93,6 +98,7 @@ pub fn spawn(config: MqttUplink, world: World, commands: Option<Inbound>) -> Upl
         tracer,
         events,
         device_id,
+        boot_id,
         stop,
     } = world;
     let parts = Parts {
@@ -100,6 +106,7 @@ pub fn spawn(config: MqttUplink, world: World, commands: Option<Inbound>) -> Upl
         tracer,
         events,
         device_id,
+        boot_id,
         stop,
     };
     spawn_on(config, parts, spool, commands)
@@ -111,6 +118,7 @@ struct Parts {
     tracer: Tracer,
     events: Events,
     device_id: String,
+    boot_id: [u8; 16],
     stop: Stop,
 }
 
@@ -160,7 +168,16 @@ fn spawn_on<S: Store>(
         ],
     );
     let wire = Arc::clone(&dialer.wire);
-    let feed = Feed::new(store, clock, delivery, wire, sender, attempts);
+    let order = Order::new(config.delivery.backoff);
+    let feed = Feed::new(
+        store,
+        clock,
+        world.boot_id,
+        (delivery, order),
+        wire,
+        sender,
+        attempts,
+    );
     let uplink = Mqtt {
         config,
         plan,

@@ -338,6 +338,7 @@ fn start(config: MqttUplink, memory: &Memory) -> Running {
         tracer,
         events: crate::event::testing::events().0,
         device_id: "gw/1".to_owned(),
+        boot_id: [1; 16],
         stop: stop.clone(),
     };
     Running {

@@ -26,8 +26,10 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
-use super::piece::Piece;
+use super::piece::{Outgoing, Piece};
 use crate::frame::Codec;
+use crate::message::Qos;
+use crate::trace::propagation::{self, Carried};
 
 /// The largest packet we accept, announced in CONNECT: acknowledgements with
 /// a long reason, and commands. A broker drops what is larger (MQTT-3.1.2-25),
@@ -432,6 +434,52 @@ pub(super) fn telemetry(
         properties: Some(PublishProperties {
             message_expiry_interval: expiry,
             content_type: Some("application/x-protobuf".to_owned()),
+            user_properties: user,
+            ..PublishProperties::default()
+        }),
+        ..Publish::default()
+    };
+    append_checked(publish, limit, out)
+}
+
+/// Appends a local program's PUBLISH and says how many bytes it has. `pkid`: of
+/// no meaning at QoS 0.
+pub(super) fn own_message(
+    piece: &Piece,
+    outgoing: &Outgoing,
+    pkid: u16,
+    retain: bool,
+    limit: Option<u32>,
+    out: &mut BytesMut,
+) -> Result<usize, TooLarge> {
+    let message = &outgoing.message;
+    let carried = Carried {
+        context: message.context.clone(),
+        baggage: message.baggage.clone(),
+    };
+    let mut user = message.properties.clone();
+    let own = |(key, value): (&'static str, String)| (key.to_owned(), value);
+    user.extend(propagation::fields(&carried).into_iter().map(own));
+    user.push(("sonde-frame".to_owned(), piece.id().to_string()));
+    if piece.frame.resent {
+        user.push(("sonde-resent".to_owned(), "1".to_owned()));
+    }
+    let (qos, pkid) = match message.qos {
+        Qos::AtMostOnce => (QoS::AtMostOnce, 0),
+        Qos::AtLeastOnce => (QoS::AtLeastOnce, pkid),
+    };
+    let publish = Publish {
+        qos,
+        retain: message.retain && retain,
+        topic: Bytes::copy_from_slice(message.topic.as_bytes()),
+        pkid,
+        payload: message.payload.clone(),
+        properties: Some(PublishProperties {
+            payload_format_indicator: message.text.then_some(1),
+            message_expiry_interval: outgoing.left,
+            content_type: message.content_type.clone(),
+            response_topic: message.response_topic.clone(),
+            correlation_data: message.correlation.clone(),
             user_properties: user,
             ..PublishProperties::default()
         }),

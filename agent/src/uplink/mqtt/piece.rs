@@ -12,10 +12,12 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::frame::{Codec, Frame, FrameId};
+use crate::message::Message;
 use crate::uplink::split;
 
 /// Halving goes no deeper: 1/1024 of [`MAX_BODY`](crate::frame::MAX_BODY) is
@@ -27,7 +29,18 @@ const DEEPEST: u32 = 1024;
 pub(super) struct Piece {
     /// The frame; its body is this piece's.
     pub(super) frame: Frame,
+    /// Of a local program's message: what to send.
+    pub(super) outgoing: Option<Arc<Outgoing>>,
     number: u32,
+}
+
+/// A local program's message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    /// With the context of its PRODUCER span.
+    pub(super) message: Message,
+    /// Seconds that are left of its expiry.
+    pub(super) left: Option<u32>,
 }
 
 /// A piece's name, as it stands in the `sonde-frame` user property.
@@ -41,7 +54,19 @@ pub(super) struct PieceId {
 impl Piece {
     /// All of a frame.
     pub(super) fn whole(frame: Frame) -> Self {
-        Self { frame, number: 1 }
+        Self {
+            frame,
+            outgoing: None,
+            number: 1,
+        }
+    }
+
+    /// A local program's message, which cannot be cut.
+    pub(super) fn message(frame: Frame, outgoing: Outgoing) -> Self {
+        Self {
+            outgoing: Some(Arc::new(outgoing)),
+            ..Self::whole(frame)
+        }
     }
 
     /// Its name.
@@ -70,7 +95,11 @@ impl Piece {
             };
             let mut frame = self.frame.clone();
             frame.batch.body = Bytes::from(body);
-            Some(Piece { frame, number })
+            Some(Piece {
+                frame,
+                outgoing: None,
+                number,
+            })
         };
         Some((half(one, self.number * 2)?, half(two, self.number * 2 + 1)?))
     }

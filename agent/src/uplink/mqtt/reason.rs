@@ -7,6 +7,7 @@
 
 use super::packet::Words;
 use super::piece::PieceId;
+use super::session::Verdict;
 
 /// Why a connection is over, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub(super) struct End {
     pub(super) reaction: Reaction,
     /// What was tried, what happened, what to do.
     pub(super) text: String,
-    /// The one frame that the broker ended it over.
-    pub(super) blame: Option<PieceId>,
+    /// The one frame that the broker ended it over, and what that means for it.
+    pub(super) blame: Option<(PieceId, Verdict)>,
 }
 
 /// What happens after a connection.
@@ -85,6 +86,15 @@ pub(super) fn of_publish(code: u8) -> Answer {
         0x95 => Answer::TooLarge,
         0x99 => Answer::Condemned,
         _ => Answer::Again,
+    }
+}
+
+/// A local program's message was answered with `code`. Its topic is the
+/// program's choice, so a topic that is invalid here is wrong with this message.
+pub(super) fn of_message(code: u8) -> Answer {
+    match code {
+        0x90 => Answer::Condemned,
+        _ => of_publish(code),
     }
 }
 
@@ -275,6 +285,13 @@ mod tests {
         assert_eq!(of_publish(0x10), Answer::Delivered);
         assert_eq!(of_publish(0x97), Answer::Again);
         assert_eq!(of_publish(0x87), Answer::Hold);
+    }
+
+    #[test]
+    fn an_invalid_topic_condemns_a_programs_message_and_holds_telemetry() {
+        assert_eq!(of_message(0x90), Answer::Condemned);
+        assert_eq!(of_publish(0x90), Answer::Hold);
+        assert_eq!(of_message(0x87), Answer::Hold);
     }
 
     #[test]

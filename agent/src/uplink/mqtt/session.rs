@@ -26,9 +26,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::packet::{self, Incoming, Limits, RECEIVE_MAXIMUM, Received, TooLarge, Words};
-use super::piece::{Piece, PieceId};
+use super::piece::{Outgoing, Piece, PieceId};
 use super::reason::{self, Answer, End, Reaction};
 use super::topics::Topics;
+use crate::message::Qos;
 
 /// Bytes of publishes that may be unacknowledged: what a lost link makes us
 /// send again on a metered link, and about what a slow one holds in its buffers.
@@ -127,6 +128,8 @@ pub(super) struct Session<'a> {
     limits: Limits,
     keep_alive: Duration,
     flight: VecDeque<Flight>,
+    /// A message at QoS 0 that is not written yet: nobody acknowledges it.
+    unwritten: Option<PieceId>,
     flight_bytes: usize,
     last_pkid: u16,
     one_by_one: bool,
@@ -156,6 +159,8 @@ struct Flight {
     pkid: u16,
     /// `None`: a state message.
     piece: Option<PieceId>,
+    /// It is a local program's message.
+    message: bool,
     size: usize,
     sent: Duration,
 }
@@ -187,6 +192,7 @@ impl<'a> Session<'a> {
             limits: Limits::default(),
             keep_alive: plan.keep_alive,
             flight: VecDeque::new(),
+            unwritten: None,
             flight_bytes: 0,
             last_pkid: 0,
             one_by_one: attempt.one_by_one,
@@ -221,12 +227,13 @@ impl<'a> Session<'a> {
 
     /// Whether nothing waits for an acknowledgement.
     pub(super) fn idle(&self) -> bool {
-        self.flight.is_empty()
+        self.flight.is_empty() && self.unwritten.is_none()
     }
 
     /// Whether another frame may be sent now.
     pub(super) fn room(&self) -> bool {
         self.online()
+            && self.unwritten.is_none()
             && self.flight.len() < usize::from(self.window())
             && self.flight_bytes < MAX_FLIGHT
     }
@@ -437,6 +444,9 @@ impl<'a> Session<'a> {
         now: Duration,
         out: &mut BytesMut,
     ) -> Option<Verdict> {
+        if let Some(outgoing) = &piece.outgoing {
+            return self.publish_message(piece, outgoing, now, out);
+        }
         let Some(topic) = self.plan.topics.telemetry(piece.frame.batch.signal) else {
             return Some(Verdict::Condemned(format!(
                 "{} have no MQTT telemetry topic",
@@ -447,7 +457,7 @@ impl<'a> Session<'a> {
         let limit = self.limits.packet_size;
         match packet::telemetry(piece, topic, pkid, self.plan.expiry, limit, out) {
             Ok(size) => {
-                self.launched(pkid, Some(piece.id()), size, now);
+                self.launched(pkid, Some((piece.id(), false)), size, now);
                 None
             }
             Err(TooLarge { size, limit }) => Some(Verdict::TooLarge(format!(
@@ -457,13 +467,47 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn launched(&mut self, pkid: u16, piece: Option<PieceId>, size: usize, now: Duration) {
+    fn publish_message(
+        &mut self,
+        piece: &Piece,
+        outgoing: &Outgoing,
+        now: Duration,
+        out: &mut BytesMut,
+    ) -> Option<Verdict> {
+        // Better not kept by the broker than not delivered at all.
+        let retain = self.limits.retain && !self.attempt.without_retain;
+        let pkid = self.next_pkid();
+        let limit = self.limits.packet_size;
+        match packet::own_message(piece, outgoing, pkid, retain, limit, out) {
+            Ok(_) if outgoing.message.qos == Qos::AtMostOnce => {
+                self.sent = now;
+                self.unwritten = Some(piece.id());
+                None
+            }
+            Ok(size) => {
+                self.launched(pkid, Some((piece.id(), true)), size, now);
+                None
+            }
+            Err(TooLarge { size, limit }) => Some(Verdict::TooLarge(format!(
+                "as an MQTT packet the message has {size} bytes, the broker takes at most {limit}"
+            ))),
+        }
+    }
+
+    /// All bytes are with the kernel: a message at QoS 0 that is delivered by that.
+    pub(super) fn written(&mut self) -> Option<PieceId> {
+        self.unwritten.take()
+    }
+
+    /// `piece`: with whether it is a local program's message; `None`: a state message.
+    fn launched(&mut self, pkid: u16, piece: Option<(PieceId, bool)>, size: usize, now: Duration) {
         self.last_pkid = pkid;
         self.sent = now;
         self.flight_bytes += size;
         self.flight.push_back(Flight {
             pkid,
-            piece,
+            piece: piece.map(|(id, _)| id),
+            message: piece.is_some_and(|(_, message)| message),
             size,
             sent: now,
         });
@@ -506,7 +550,14 @@ impl<'a> Session<'a> {
             }
             return Ok(None);
         };
-        let verdict = match reason::of_publish(code) {
+        let (answer, advice) = if flight.message {
+            let advice = "check its access rules for this client and that topic";
+            (reason::of_message(code), advice)
+        } else {
+            let advice = "check its access rules for this client and uplink.mqtt.topic_prefix";
+            (reason::of_publish(code), advice)
+        };
+        let verdict = match answer {
             Answer::Delivered => {
                 self.one_by_one = false;
                 Verdict::Delivered
@@ -518,7 +569,7 @@ impl<'a> Session<'a> {
                 "the broker refused to take a message",
                 code,
                 words,
-                "check its access rules for this client and uplink.mqtt.topic_prefix",
+                advice,
             )),
         };
         Ok(Some(Change::Settled(id, verdict)))
@@ -526,13 +577,31 @@ impl<'a> Session<'a> {
 
     fn dismissed(&self, code: u8, words: &Words) -> Result<Option<Change>, End> {
         let mut end = reason::of_disconnect(code, words);
+        // A topic that a local program chose must not hold everything else.
+        let by_topic = matches!(code, 0x87 | 0x90) && self.flight.iter().any(|f| f.message);
+        if by_topic {
+            end.reaction = Reaction::OneByOne;
+        }
         if end.reaction == Reaction::OneByOne {
-            let mut frames = self.flight.iter().filter_map(|flight| flight.piece);
+            let mut frames = self.flight.iter().filter(|flight| flight.piece.is_some());
             match (frames.next(), frames.next()) {
                 (None, _) => end.reaction = Reaction::Retry,
-                (Some(id), None) => {
+                (Some(flight), None) => {
                     end.reaction = Reaction::Retry;
-                    end.blame = Some(id);
+                    let text = reason::sentence(
+                        "the broker ended the connection over it",
+                        code,
+                        words,
+                        "",
+                    );
+                    let verdict = match code {
+                        0x87 => Verdict::Refused(text),
+                        _ => Verdict::Condemned(text),
+                    };
+                    end.blame = flight.piece.map(|id| (id, verdict));
+                    if code == 0x87 {
+                        return Err(end);
+                    }
                     end.text = reason::sentence(
                         "the broker ended the connection over this message",
                         code,
