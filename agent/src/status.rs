@@ -498,6 +498,14 @@ pub struct ReceivedStatus {
     pub rejected_items: u64,
 }
 
+impl RunStatus {
+    /// Whether it did not do what it should. One that the agent's own stop
+    /// ended is none of the job's failures.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self.outcome.as_str(), "succeeded" | "interrupted")
+    }
+}
+
 /// `config`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

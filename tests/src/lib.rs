@@ -17,6 +17,7 @@ pub mod certs;
 pub mod collector;
 pub mod consumer;
 pub mod demo_broker;
+pub mod exec_cost;
 pub mod ledger;
 pub mod link;
 pub mod process;

@@ -71,6 +71,21 @@ pub fn problems(status: &Status) -> Vec<Problem> {
              Add [uplink.otlp] or [uplink.mqtt] to the configuration.",
         ));
     }
+    for job in &status.jobs {
+        if let Some(last) = job.last.as_ref().filter(|last| last.is_failure()) {
+            let name = &job.name;
+            found.push(warning(
+                format!("job {name}"),
+                format!(
+                    "Its last run failed {} ago: {}. What it printed is on the span `run {name}` \
+                     of trace {}.",
+                    duration(last.ago_s),
+                    last.message,
+                    last.trace_id
+                ),
+            ));
+        }
+    }
     if !status.clock.synchronised && status.agent.uptime_s >= CLOCK_PATIENCE_S {
         found.push(warning(
             "clock",

@@ -16,7 +16,7 @@ use sonde_tests::link::Mode;
 use sonde_tests::program::{Program, came};
 use sonde_tests::proof;
 use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, set_links};
-use sonde_tests::{backlog, process, report};
+use sonde_tests::{backlog, exec_cost, process, report};
 use tokio::time::{Instant, interval};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -29,6 +29,7 @@ cargo run --bin figures -- WHAT [MINUTES]
   receiver          100,000 spans of a local program over an outage: in, out, CPU a span, memory
   drain             memory while a backlog of 20 MB drains
   size              the stripped binary
+  exec              what `sonde exec` costs a command: ms over 200 runs in turns, instructions
   all [MINUTES]     all of them
 
 Measures target/release/sonde, or SONDE_BIN; builds it if it is not there.
@@ -52,6 +53,7 @@ async fn main() -> ExitCode {
         "drain" => drain().await,
         "receiver" => receiver().await,
         "size" => size().await,
+        "exec" => exec().await,
         "all" => all(minutes).await,
         _ => return usage(),
     };
@@ -71,10 +73,38 @@ fn usage() -> ExitCode {
 
 async fn all(minutes: u64) -> Done {
     size().await?;
+    exec().await?;
     drain().await?;
     receiver().await?;
     outage().await?;
     steady(minutes).await
+}
+
+/// What `sonde exec` costs.
+async fn exec() -> Done {
+    build_if_missing().await?;
+    for agent in [false, true] {
+        let cost = exec_cost::measure(200, agent).await?;
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let instructions = cost.instructions.map_or_else(
+            || "not counted: no valgrind".to_owned(),
+            |count| format!("{:.2} million", count as f64 / 1e6),
+        );
+        say(&format!(
+            "exec, {}: /bin/true {:.2} ms, wrapped {:.2} ms (p99 {:.2}), so {:.2} ms more; \
+             the wrapper's instructions: {instructions}",
+            if agent {
+                "with an agent"
+            } else {
+                "without an agent"
+            },
+            ms(cost.bare),
+            ms(cost.wrapped),
+            ms(cost.wrapped_p99),
+            ms(cost.wrapped.saturating_sub(cost.bare)),
+        ))?;
+    }
+    Ok(())
 }
 
 /// Stripped size.

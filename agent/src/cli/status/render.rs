@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use crate::status::words::{bytes, count, duration, of, utc};
-use crate::status::{GaugeStatus, LostStatus, SpoolStatus, Status, UplinkStatus};
+use crate::status::{GaugeStatus, JobStatus, LostStatus, SpoolStatus, Status, UplinkStatus};
 
 /// What the page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub fn render(status: &Status, view: View) -> String {
     }
     page.spool(&status.spool);
     page.block("gauges", &gauges(status));
+    if !status.jobs.is_empty() {
+        page.block("jobs", &jobs(status));
+    }
     page.block("agent", &agent(status));
     page.config(status);
     page.out
@@ -344,6 +347,38 @@ fn gauges(status: &Status) -> Vec<String> {
     ]
 }
 
+/// The most that are shown one by one; `--json` has all.
+const JOBS: usize = 8;
+
+fn jobs(status: &Status) -> Vec<String> {
+    let mut lines: Vec<String> = status.jobs.iter().take(JOBS).map(job).collect();
+    let more = status.jobs.len().saturating_sub(JOBS);
+    if more > 0 {
+        lines.push(format!("{more} more"));
+    }
+    lines
+}
+
+fn job(job: &JobStatus) -> String {
+    let mut line = job.name.clone();
+    match (&job.last, job.running) {
+        (_, 1..) => line.push_str(" running"),
+        (None, 0) => line.push_str(" not run yet"),
+        (Some(last), 0) => {
+            let _ = write!(
+                line,
+                " {} {} ago",
+                last.outcome.replace('_', " "),
+                duration(last.ago_s)
+            );
+        }
+    }
+    if let Some(next) = job.next_run_s {
+        let _ = write!(line, ", next in {}", duration(next));
+    }
+    line
+}
+
 fn agent(status: &Status) -> Vec<String> {
     let agent = &status.agent;
     let unread = || "not read yet".to_owned();
@@ -557,5 +592,36 @@ mod tests {
         assert_eq!(page.matches('\x1b').count(), 2);
         assert!(!clean(&"x".repeat(LONGEST)).contains('…'));
         assert!(clean(&"x".repeat(LONGEST + 7)).ends_with("(7 more characters: see --json)"));
+    }
+
+    #[test]
+    fn jobs_are_shown_with_their_last_run_and_their_next() {
+        let mut status = sample::fine();
+        let last = |outcome: &str| {
+            Some(crate::status::RunStatus {
+                outcome: outcome.into(),
+                message: "exit code 3".into(),
+                ago_s: 62.0,
+                ..Default::default()
+            })
+        };
+        let job = |name: &str, last| JobStatus {
+            name: name.into(),
+            last,
+            next_run_s: Some(5.0),
+            ..JobStatus::default()
+        };
+        status.jobs = vec![job("backup", last("failed")), job("later", None)];
+        status.problems = crate::status::problems(&status);
+        let page = render(
+            &status,
+            View {
+                width: 100,
+                colour: false,
+            },
+        );
+        let line = "jobs     backup failed 1m 2s ago, next in 5s · later not run yet, next in 5s";
+        assert!(page.contains(line), "{page}");
+        assert!(page.contains("job backup: Its last run failed"), "{page}");
     }
 }
