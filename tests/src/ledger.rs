@@ -306,6 +306,50 @@ impl Book {
         })
     }
 
+    /// The first span that `is` it, waited for.
+    ///
+    /// # Errors
+    /// [`TooLate`] with `what` when none comes within `limit`.
+    pub async fn wait_span(
+        &self,
+        what: &str,
+        limit: Duration,
+        is: impl Fn(&Span) -> bool,
+    ) -> Result<Span, TooLate> {
+        let find = |ledger: &Ledger| {
+            let spans = ledger.spans().into_iter().map(|(_, span)| span);
+            spans.into_iter().find(|span| is(span))
+        };
+        self.wait(what, limit, |ledger| find(ledger).is_some())
+            .await?;
+        self.read(find).ok_or_else(|| TooLate(what.to_owned()))
+    }
+
+    /// The first log record that `is` it, waited for.
+    ///
+    /// # Errors
+    /// [`TooLate`] with `what` when none comes within `limit`.
+    pub async fn wait_log(
+        &self,
+        what: &str,
+        limit: Duration,
+        is: impl Fn(&LogRecord) -> bool,
+    ) -> Result<LogRecord, TooLate> {
+        let find = |ledger: &Ledger| ledger.logs().into_iter().find(|it| is(it)).cloned();
+        self.wait(what, limit, |ledger| find(ledger).is_some())
+            .await?;
+        self.read(find).ok_or_else(|| TooLate(what.to_owned()))
+    }
+
+    /// The first event record of that name, waited for.
+    ///
+    /// # Errors
+    /// [`TooLate`] when none comes within `limit`.
+    pub async fn wait_event(&self, name: &str, limit: Duration) -> Result<LogRecord, TooLate> {
+        self.wait_log(name, limit, |record| record.event_name == name)
+            .await
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger
             .lock()

@@ -78,6 +78,65 @@ impl Forest {
         self.spans.get(&(trace_id.to_vec(), span_id.to_vec()))
     }
 
+    /// What is wrong with a trace that should be one tree; empty: nothing.
+    ///
+    /// `remote`: spans of others that are known to exist and that did not come,
+    /// as parents or in links. The tree has one top: a root, or a span whose
+    /// parent is among `remote`. Times and kinds are judged too: a child does
+    /// not begin before its parent, a SERVER or CONSUMER span does not hang on
+    /// one that is not CLIENT or PRODUCER (or of others), every span has a kind,
+    /// and every link leads to a span that came or is known.
+    pub fn faults(&self, trace_id: &[u8], remote: &[(Id, Id)]) -> Vec<String> {
+        let tree = self.tree(trace_id);
+        let known = |trace: &[u8], span: &[u8]| {
+            let is = |(t, s): &(Id, Id)| t == trace && s == span;
+            self.find(trace, span).is_some() || remote.iter().any(is)
+        };
+        let (remote_tops, orphans): (Vec<&Span>, Vec<&Span>) = tree
+            .orphans
+            .iter()
+            .partition(|span| known(&span.trace_id, &span.parent_span_id));
+        let mut faults = Vec::new();
+        let tops = tree.roots.len() + remote_tops.len();
+        if tops != 1 {
+            faults.push(format!("{tops} tops, not one"));
+        }
+        for span in orphans {
+            faults.push(format!("{}: its parent did not come", span.name));
+        }
+        for span in tree.all() {
+            let name = &span.name;
+            let kind = span.kind();
+            if kind == SpanKind::Unspecified {
+                faults.push(format!("{name}: has no kind"));
+            }
+            if span.end_time_unix_nano < span.start_time_unix_nano {
+                faults.push(format!("{name}: ends before it begins"));
+            }
+            for link in &span.links {
+                if !known(&link.trace_id, &link.span_id) {
+                    let (trace, id) = (hex(&link.trace_id), hex(&link.span_id));
+                    faults.push(format!("{name}: links to {trace} {id}, which did not come"));
+                }
+            }
+            let Some(parent) = self.find(&span.trace_id, &span.parent_span_id) else {
+                continue;
+            };
+            if span.start_time_unix_nano < parent.start_time_unix_nano {
+                faults.push(format!("{name}: begins before {}", parent.name));
+            }
+            let receives = matches!(kind, SpanKind::Server | SpanKind::Consumer);
+            let sends = matches!(parent.kind(), SpanKind::Client | SpanKind::Producer);
+            if receives && !sends {
+                faults.push(format!(
+                    "{name}: receives from {}, which sends nothing",
+                    parent.name
+                ));
+            }
+        }
+        faults
+    }
+
     /// All spans.
     pub fn spans(&self) -> impl Iterator<Item = &Span> {
         self.spans.values()
@@ -241,6 +300,60 @@ mod tests {
     fn two_roots_are_not_one_tree() {
         let forest = Forest::of([span(1, 1, 0, "a"), span(1, 2, 0, "b")]);
         assert!(!forest.tree(&[1; 16]).is_whole());
+    }
+
+    #[test]
+    fn a_trace_is_judged_with_the_parents_and_links_that_others_are_known_to_have() {
+        let of = |id, parent, name: &str, kind: SpanKind| {
+            let mut span = span(1, id, parent, name);
+            span.kind = kind.into();
+            span
+        };
+        let id = |trace: u8, span: u8| (vec![trace; 16], vec![span; 8]);
+        let mut consumer = of(3, 2, "process", SpanKind::Consumer);
+        consumer.links.push(Link {
+            trace_id: vec![2; 16],
+            span_id: vec![9; 8],
+            ..Link::default()
+        });
+        let good = [of(2, 1, "publish", SpanKind::Producer), consumer];
+        let forest = Forest::of(good.clone());
+        let all = [id(1, 1), id(2, 9)];
+        assert_eq!(forest.faults(&[1; 16], &all), Vec::<String>::new());
+        assert_eq!(
+            forest.faults(&[1; 16], &all[1..]).len(),
+            2,
+            "no top, an orphan"
+        );
+        assert_eq!(forest.faults(&[1; 16], &all[..1]).len(), 1, "the link");
+        assert_eq!(forest.faults(&[7; 16], &all), ["0 tops, not one"]);
+
+        for (change, wrong) in [
+            (of(2, 1, "publish", SpanKind::Internal), "sends nothing"),
+            (of(4, 2, "odd", SpanKind::Unspecified), "no kind"),
+            (of(4, 0, "second", SpanKind::Internal), "2 tops"),
+            (of(1, 9, "early", SpanKind::Internal), "did not come"),
+        ] {
+            let forest = Forest::of(good.iter().cloned().chain([change]));
+            let faults = forest.faults(&[1; 16], &all);
+            assert!(
+                faults.iter().any(|it| it.contains(wrong)),
+                "{wrong}: {faults:?}"
+            );
+        }
+        let mut late = good[0].clone();
+        late.start_time_unix_nano = 100;
+        late.end_time_unix_nano = 99;
+        let forest = Forest::of([late, good[1].clone()]);
+        let faults = forest.faults(&[1; 16], &all);
+        assert!(
+            faults.contains(&"process: begins before publish".to_owned()),
+            "{faults:?}"
+        );
+        assert!(
+            faults.contains(&"publish: ends before it begins".to_owned()),
+            "{faults:?}"
+        );
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //!
 //! Changes of link and circuit are edges, so they are few too. Each is an event
 //! on the span of the attempt that led to it: that span is held, with its end
-//! fixed, until it is known what came of it. A circuit that a server opened by
-//! refusing data has no attempt; that edge makes a span of its own.
+//! fixed, until it is known what came of it. A connection that breaks while data
+//! is sent has no attempt: that edge stands on the one that follows. A circuit
+//! that a server opened by refusing data has none either, and none may follow:
+//! that edge makes a span of its own.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +40,8 @@ pub(super) struct Attempts {
     failed: u32,
     /// The span of the last attempt, and its end.
     held: Option<(Span, SystemTime)>,
+    /// The link went down without an attempt: for the span of the next.
+    broke: Option<(SystemTime, Vec<KeyValue>)>,
 }
 
 impl Attempts {
@@ -56,6 +60,7 @@ impl Attempts {
             attributes: attributes.into_iter().collect(),
             failed: 0,
             held: None,
+            broke: None,
         }
     }
 
@@ -87,6 +92,9 @@ impl Attempts {
             .start(&self.tracer);
         if let Some(error) = error {
             span.set_status(Status::error(error.to_owned()));
+        }
+        if let Some((at, attributes)) = self.broke.take() {
+            span.add_event_with_timestamp(UPLINK_DOWN.as_str(), at, attributes);
         }
         let context = span.span_context().clone();
         self.held = Some((span, wall(now.unix_ns)));
@@ -144,14 +152,16 @@ impl Attempts {
     }
 
     fn tell(&mut self, name: Name, measured: Option<(&str, f64)>, metadata: &[(&str, &str)]) {
+        let text =
+            |(key, value): &(&str, &str)| KeyValue::new((*key).to_owned(), (*value).to_owned());
+        let number = measured.map(|(key, value)| KeyValue::new(key.to_owned(), value));
+        let attributes = metadata.iter().map(text).chain(number).collect();
         let mut context = None;
         if let Some((span, end)) = &mut self.held {
-            let text =
-                |(key, value): &(&str, &str)| KeyValue::new((*key).to_owned(), (*value).to_owned());
-            let number = measured.map(|(key, value)| KeyValue::new(key.to_owned(), value));
-            let attributes = metadata.iter().map(text).chain(number).collect();
             span.add_event_with_timestamp(name.as_str(), *end, attributes);
             context = Some(span.span_context().clone());
+        } else if name == UPLINK_DOWN {
+            self.broke = Some((wall(self.clock.now().unix_ns), attributes));
         }
         let mut all = vec![("uplink", self.uplink)];
         all.extend_from_slice(metadata);
@@ -251,6 +261,20 @@ mod tests {
         assert!(last.has_span);
         assert_eq!(last.text("uplink"), Some("otlp"));
         assert_eq!(last.measurements, [("down".to_owned(), 7.0)]);
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_told_on_the_attempt_that_follows() {
+        let (mut attempts, clock, finished, heard) = attempts();
+        let why = "reset".to_owned();
+        attempts.became(Some(&Change::Down { why }), &[]);
+        attempts.ended(clock.now(), Some("refused"));
+        attempts.ended(clock.now(), None);
+        attempts.close();
+        let connect = || "connect otlp".to_owned();
+        let down = vec!["sonde.uplink.down".to_owned()];
+        assert_eq!(said(&finished), [(connect(), down), (connect(), vec![])]);
+        assert_eq!(heard.names(), ["sonde.uplink.down"]);
     }
 
     #[test]
