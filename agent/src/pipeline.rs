@@ -540,6 +540,7 @@ pub(crate) mod tests {
             otlp: None,
             mqtt: None,
             outbox: Default::default(),
+            commands: Default::default(),
             routes: Routes {
                 metrics: Vec::new(),
                 traces: Vec::new(),

@@ -48,6 +48,9 @@ pub struct Status {
     pub receiver: ReceiverStatus,
     /// Configured work.
     pub jobs: Vec<JobStatus>,
+    /// Commands over MQTT; absent: none are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commands: Option<CommandsStatus>,
     /// What was loaded.
     pub config: ConfigStatus,
     /// What an operator should know first, worst first; empty: fine.
@@ -504,6 +507,44 @@ impl RunStatus {
     pub fn is_failure(&self) -> bool {
         !matches!(self.outcome.as_str(), "succeeded" | "interrupted")
     }
+}
+
+/// `commands`: what came over MQTT to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CommandsStatus {
+    /// `subscribed`, `refused` (by the broker) or `waiting` (for a connection).
+    pub state: String,
+    /// Why the broker refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why none can be taken although they come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
+    /// Messages that came.
+    pub received: u64,
+    /// New commands that were taken.
+    pub accepted: u64,
+    /// Messages that were known already, and answered again.
+    pub repeated: u64,
+    /// Messages of which nothing was run, by the code in their answer.
+    pub refused: BTreeMap<String, u64>,
+    /// Refusals and repeats beyond what is answered.
+    pub unanswered: u64,
+    /// Dropped unseen: QoS 0 beyond the queue, and what could not be read.
+    pub dropped: u64,
+    /// Answers other than a command's end that the outbox did not take.
+    pub answers_lost: u64,
+    /// Commands that are accepted and not over.
+    pub under_way: u64,
+    /// Commands that are remembered.
+    pub remembered: u64,
+    /// What they take.
+    pub remembered_bytes: u64,
+    /// What they may take.
+    pub remembered_limit_bytes: u64,
+    /// Bytes of the journal's file.
+    pub journal_bytes: u64,
 }
 
 /// `config`

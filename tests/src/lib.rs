@@ -14,6 +14,7 @@ pub mod agent;
 pub mod backlog;
 pub mod broker;
 pub mod certs;
+pub mod cloud;
 pub mod collector;
 pub mod consumer;
 pub mod demo_broker;

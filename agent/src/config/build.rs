@@ -18,9 +18,9 @@ use super::units::{show_duration, show_size};
 use super::url::Url;
 use super::value::{Kind, Value};
 use super::{
-    Batching, Config, Delivery, Device, Durability, Exporter, Gauges, Logging, MqttUplink,
-    OtlpPaths, OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls, Tracing,
-    UplinkName,
+    Batching, Commands, Config, Delivery, Device, Durability, Exporter, Gauges, Logging,
+    MqttUplink, OtlpPaths, OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls,
+    Tracing, UplinkName,
 };
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
@@ -214,6 +214,20 @@ impl Builder<'_> {
         }
     }
 
+    fn whole(&self, path: &str) -> u32 {
+        match self.settings.get(path) {
+            Some(Value::Whole(number)) => u32::try_from(*number).unwrap_or(u32::MAX),
+            _ => 1,
+        }
+    }
+
+    fn prefixes(&self, path: &str) -> Vec<String> {
+        match self.settings.get(path) {
+            Some(Value::Prefixes(prefixes)) => prefixes.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     fn uplinks(&self, path: &str) -> Vec<UplinkName> {
         match self.settings.get(path) {
             Some(Value::Uplinks(names)) => names.clone(),
@@ -304,6 +318,14 @@ impl Builder<'_> {
                     _ => 0,
                 },
                 byte_rate: self.size("outbox.byte_rate").unwrap_or_default(),
+            },
+            commands: Commands {
+                session_expiry: self.duration("commands.session_expiry"),
+                per_minute: self.whole("commands.per_minute"),
+                concurrent: usize::try_from(self.whole("commands.concurrent")).unwrap_or(1),
+                remember: self.duration("commands.remember"),
+                journal: self.size("commands.journal").unwrap_or_default(),
+                response_topics: self.prefixes("commands.response_topics"),
             },
             routes: Routes {
                 metrics: self.uplinks("route.metrics"),

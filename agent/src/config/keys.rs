@@ -146,6 +146,10 @@ pub static SECTIONS: &[Section] = &[
         help: "MQTT messages of local programs: stored, then sent in order.",
     },
     Section {
+        path: "commands",
+        help: "Jobs over MQTT (docs/COMMANDS.md). Nothing is taken unless a job says remote = true and an MQTT uplink is configured.",
+    },
+    Section {
         path: "route",
         help: "Which uplinks each signal goes to. [] keeps a signal from being sent.",
     },
@@ -580,6 +584,42 @@ pub static KEYS: &[Key] = &[
         Kind::Size(KIB, 1024 * MIB),
         "\"256KiB\"",
         "Bytes a second from all local programs together; ten seconds' worth may come at once.",
+    ),
+    with(
+        "commands.session_expiry",
+        Kind::Duration(60 * SECOND, 365 * DAY),
+        "\"1d\"",
+        "How long the broker keeps commands for this device while there is no connection.",
+    ),
+    with(
+        "commands.per_minute",
+        Kind::Whole(1, 60_000),
+        "60",
+        "Commands taken in a minute, and at once.",
+    ),
+    with(
+        "commands.concurrent",
+        Kind::Whole(1, 256),
+        "8",
+        "Commands that are taken and not over; one more is refused.",
+    ),
+    with(
+        "commands.remember",
+        Kind::Duration(60 * SECOND, 30 * DAY),
+        "\"1d\"",
+        "How long a command is known again when it comes again; less if its own expiry is shorter.",
+    ),
+    with(
+        "commands.journal",
+        Kind::Size(64 * KIB, 64 * MIB),
+        "\"2MiB\"",
+        "Bytes on flash for what is remembered of commands; a quarter of them in memory too.",
+    ),
+    with(
+        "commands.response_topics",
+        Kind::Prefixes,
+        "[]",
+        "Topic prefixes, of whole levels, that a command's Response Topic may have besides {topic_prefix}/response.",
     ),
     without(
         "route.metrics",

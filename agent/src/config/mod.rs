@@ -72,6 +72,8 @@ pub struct Config {
     pub mqtt: Option<MqttUplink>,
     /// `[outbox]`
     pub outbox: Outbox,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[route]`
     pub routes: Routes,
     /// `[trace]`
@@ -293,6 +295,23 @@ pub struct MqttUplink {
     pub message_expiry: Option<Duration>,
     /// Unacknowledged publishes at a time.
     pub window: u16,
+}
+
+/// `[commands]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commands {
+    /// How long the broker keeps a session while there is no connection.
+    pub session_expiry: Duration,
+    /// Commands taken in a minute, and at once.
+    pub per_minute: u32,
+    /// Commands that are taken and not over.
+    pub concurrent: usize,
+    /// How long a command is remembered.
+    pub remember: Duration,
+    /// Bytes on flash for that.
+    pub journal: u64,
+    /// Prefixes that Response Topics may have; `{device.id}` has not been put in yet.
+    pub response_topics: Vec<String>,
 }
 
 /// `[trace]`

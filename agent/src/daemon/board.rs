@@ -15,7 +15,8 @@ use crate::journal;
 use crate::outbox::Outbox;
 use crate::pipeline::PipelineHandle;
 use crate::status::{
-    AgentStatus, ClockStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA, SpoolStatus, Status,
+    AgentStatus, ClockStatus, CommandsStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA,
+    SpoolStatus, Status,
 };
 use crate::trace::Drops;
 use crate::uplink::Roster;
@@ -35,6 +36,7 @@ pub(super) struct Board {
     drops: Drops,
     work: Work,
     receiver: OnceLock<Receiver>,
+    commands: watch::Receiver<Option<CommandsStatus>>,
     config: Mutex<ConfigStatus>,
 }
 
@@ -70,6 +72,7 @@ impl Board {
             drops: parts.drops(),
             work: parts.work(),
             receiver: OnceLock::new(),
+            commands: parts.commands(),
             config: Mutex::new(ConfigStatus {
                 files: files(config),
                 loaded_unix_ns: now.unix_ns,
@@ -150,6 +153,7 @@ impl Snapshot for Board {
                 jobs: self.work.status(now),
                 events: self.events.status(),
                 outbox: self.outbox.status(),
+                commands: self.commands.borrow().clone(),
                 config: self
                     .config
                     .lock()

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,8 +20,11 @@ use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
 use crate::spool::{Spool, Subscription};
+use crate::status::CommandsStatus;
 use crate::trace::{Drops, Telemetry, Tracer};
+use crate::uplink::mqtt::Inbound;
 use crate::uplink::{Roster, Stop, Uplink, World, mqtt, otlp_http};
+use crate::work::command::{self, Commands};
 use crate::work::{Setup, Work, agenda};
 
 /// The running parts.
@@ -35,6 +39,15 @@ pub(super) struct Parts {
     spool_watch: JoinHandle<()>,
     event_log: Option<HandlerId>,
     events: Events,
+    /// From when a job may be run remotely; it then stays.
+    commands: Option<Commands>,
+    commands_status: watch::Sender<Option<CommandsStatus>>,
+}
+
+/// Where the broker's messages go; none while no job may be run remotely.
+fn inbound(config: &Config, commands: Option<&Commands>) -> Option<Inbound> {
+    let commands = commands.filter(|_| command::are_on(config));
+    commands.map(|commands| commands.inbound.clone())
 }
 
 /// The ways out, all started from one configuration.
@@ -86,7 +99,6 @@ impl Parts {
             clock.clone(),
             pipeline_stop.clone(),
         );
-        let uplinks = Uplinks::start(config, identity, clock, spool, &telemetry, roster, events);
         let outbox = Outbox::new(
             config,
             identity,
@@ -94,7 +106,23 @@ impl Parts {
             spool.clone(),
             telemetry.tracer.clone(),
         );
+        let commands_status = watch::Sender::new(None);
+        let commands = Commands::start(command::World {
+            config,
+            identity,
+            clock: clock.clone(),
+            tracer: telemetry.tracer.clone(),
+            work: work.clone(),
+            outbox: outbox.clone(),
+            status: commands_status.clone(),
+        });
+        let inbound = inbound(config, commands.as_ref());
+        let uplinks = Uplinks::start(
+            config, identity, clock, spool, &telemetry, roster, events, inbound,
+        );
         Ok(Self {
+            commands,
+            commands_status,
             telemetry,
             outbox,
             uplinks,
@@ -106,6 +134,10 @@ impl Parts {
             event_log,
             events: events.clone(),
         })
+    }
+
+    pub(super) fn commands(&self) -> watch::Receiver<Option<CommandsStatus>> {
+        self.commands_status.subscribe()
     }
 
     pub(super) fn work(&self) -> Work {
@@ -148,7 +180,23 @@ impl Parts {
         self.outbox.reconfigure(new);
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, receiver(new));
-        let restart = old.otlp != new.otlp || old.mqtt != new.mqtt;
+        match &mut self.commands {
+            Some(commands) => commands.reconfigure(new, identity),
+            None => {
+                self.commands = Commands::start(command::World {
+                    config: new,
+                    identity,
+                    clock: clock.clone(),
+                    tracer: self.telemetry.tracer.clone(),
+                    work: self.work.clone(),
+                    outbox: self.outbox.clone(),
+                    status: self.commands_status.clone(),
+                });
+            }
+        }
+        let session =
+            |config: &Config| command::are_on(config).then_some(config.commands.session_expiry);
+        let restart = old.otlp != new.otlp || old.mqtt != new.mqtt || session(old) != session(new);
         if restart {
             std::mem::take(&mut self.uplinks).replace().await;
         }
@@ -156,8 +204,11 @@ impl Parts {
             .reconfigure(new.spool.clone(), subscriptions(new))
             .await;
         if restart {
+            let inbound = inbound(new, self.commands.as_ref());
             let telemetry = &self.telemetry;
-            self.uplinks = Uplinks::start(new, identity, clock, spool, telemetry, roster, events);
+            self.uplinks = Uplinks::start(
+                new, identity, clock, spool, telemetry, roster, events, inbound,
+            );
         }
     }
 
@@ -169,6 +220,11 @@ impl Parts {
             }
             if Pin::new(&mut self.agenda).poll(context).is_ready() {
                 return Poll::Ready("the jobs' schedule");
+            }
+            if let Some(commands) = &mut self.commands
+                && Pin::new(&mut commands.task).poll(context).is_ready()
+            {
+                return Poll::Ready("the commands");
             }
             for (name, uplink) in &mut self.uplinks.running {
                 if Pin::new(&mut uplink.task).poll(context).is_ready() {
@@ -186,10 +242,16 @@ impl Parts {
     /// Ends with the flow: what runs is ended, the last batch is sealed, spans
     /// and logs are flushed, the uplinks send what waits if their link is up.
     pub(super) async fn finish(self, budget: Duration) {
+        if let Some(commands) = &self.commands {
+            commands.stop_taking();
+        }
         if !self.work.stop(budget / 2).await {
             log::error!("a run did not end within {:?}, not even killed", budget / 2);
         }
         join("the jobs' schedule", self.agenda, budget / 4).await;
+        if let Some(commands) = self.commands {
+            join("the commands", commands.task, budget / 4).await;
+        }
         self.pipeline_stop.cancel();
         join("the gauge pipeline", self.pipeline.task, budget / 4).await;
         join("the watch over the spool", self.spool_watch, budget / 4).await;
@@ -216,6 +278,7 @@ fn attach_log(config: &Config, events: &Events, telemetry: &Telemetry) -> Option
 const REPLACE: Duration = Duration::from_secs(2);
 
 impl Uplinks {
+    #[expect(clippy::too_many_arguments, reason = "wiring")]
     fn start(
         config: &Config,
         identity: &Identity,
@@ -224,6 +287,7 @@ impl Uplinks {
         telemetry: &Telemetry,
         roster: &Roster,
         events: &Events,
+        commands: Option<Inbound>,
     ) -> Self {
         let stop = Stop::default();
         let world = World {
@@ -241,7 +305,7 @@ impl Uplinks {
             running.push((UplinkName::Otlp, uplink));
         }
         if let Some(mqtt) = &config.mqtt {
-            let uplink = mqtt::spawn(mqtt.clone(), world, None);
+            let uplink = mqtt::spawn(mqtt.clone(), world, commands);
             running.push((UplinkName::Mqtt, uplink));
         }
         roster.set(running.iter().map(|(_, uplink)| uplink.status.clone()));

@@ -30,10 +30,10 @@ mod recover;
 mod report;
 mod room;
 #[cfg(test)]
-mod simulated;
+pub(crate) mod simulated;
 #[cfg(test)]
 mod squeeze_tests;
-mod storage;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 mod thin;

@@ -245,9 +245,11 @@ impl Storage for Simulated {
     fn list(&mut self, path: &str) -> io::Result<Vec<Listed>> {
         let mut state = self.state();
         state.step()?;
-        let under = format!("{path}/");
         let names = state.names.iter().filter_map(|(name, inode)| {
-            let name = name.strip_prefix(&under)?;
+            let (folder, name) = name.rsplit_once('/').unwrap_or(("", name));
+            if folder != path {
+                return None;
+            }
             let len = state.inodes[inode].current.len() as u64;
             Some(Listed {
                 name: name.to_owned(),

@@ -91,6 +91,7 @@ pub(crate) fn fine() -> Status {
         outbox: OutboxStatus::default(),
         receiver: ReceiverStatus::default(),
         jobs: vec![],
+        commands: None,
         config: ConfigStatus {
             files: vec!["/etc/sonde/sonde.toml".into()],
             loaded_unix_ns: 1_795_222_080_000_000_000,

@@ -40,6 +40,18 @@ impl Receipt {
         Self { pkid: 0, to: None }
     }
 
+    /// One whose use shows in `to`.
+    #[cfg(test)]
+    pub fn of(pkid: u16, to: mpsc::Sender<u16>) -> Self {
+        let to = Some(to);
+        Self { pkid, to }
+    }
+
+    /// The message's packet id; 0 at QoS 0.
+    pub fn pkid(&self) -> u16 {
+        self.pkid
+    }
+
     /// It is safe here. Nothing happens if its connection has ended.
     pub fn acknowledge(self) {
         if let Some(to) = self.to {

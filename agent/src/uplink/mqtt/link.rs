@@ -152,7 +152,7 @@ where
                 Wake::TakenIn(pkid) => {
                     let now = self.began.elapsed();
                     self.session.take_in(pkid, now, &mut self.out);
-                    self.unflushed |= !self.out.is_empty();
+                    self.digest(now, frames, inbox)?;
                 }
                 Wake::Written(done) => {
                     done.map_err(|error| self.broken(&error))?;
@@ -185,7 +185,8 @@ where
         let due = (self.began + self.session.wake_at()).min(self.look_at);
         let writing = !self.out.is_empty() || self.unflushed;
         let hungry = !finishing && self.out.is_empty() && self.session.room();
-        let reading = self.out.len() < MAX_OUT;
+        let listening = self.out.len() < MAX_OUT;
+        let reading = listening && self.session.has_room_in();
         if reading {
             self.input.reserve(READ);
         }
@@ -194,7 +195,7 @@ where
             () = stop.now.cancelled() => Wake::Now,
             got = self.reader.read_buf(&mut self.input), if reading => Wake::Read(got),
             done = write(&mut self.writer, &mut self.out, &mut self.unflushed), if writing => Wake::Written(done),
-            pkid = inbox.acknowledged(), if reading => Wake::TakenIn(pkid),
+            pkid = inbox.acknowledged(), if listening => Wake::TakenIn(pkid),
             () = sleep_until(due) => Wake::Due,
             () = stop.finish.cancelled(), if !finishing => Wake::Finish,
             () = frames.ready(), if hungry => Wake::Ready,
@@ -216,7 +217,18 @@ where
         if connecting && !packet::may_be_answer(&self.input) {
             return Err(not_mqtt());
         }
-        loop {
+        self.digest(now, frames, inbox)
+    }
+
+    /// Takes packets out of what was read, as long as there is room for them.
+    fn digest<F: Frames>(
+        &mut self,
+        now: Duration,
+        frames: &mut F,
+        inbox: &Inbox,
+    ) -> Result<(), End> {
+        let connecting = self.session.connecting();
+        while self.session.has_room_in() {
             let packet = packet::decode(&mut self.input).map_err(|malformed| {
                 if connecting {
                     return not_mqtt();

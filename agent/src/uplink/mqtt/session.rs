@@ -394,15 +394,16 @@ impl<'a> Session<'a> {
                 // It has been handed on; one acknowledgement is for both.
                 return Ok(None);
             }
-            if self.taken.len() >= usize::from(RECEIVE_MAXIMUM) {
-                return Err(End::retry(format!(
-                    "the broker broke the protocol: more than {RECEIVE_MAXIMUM} messages \
-                     unacknowledged, the limit that we announced; trying again"
-                )));
-            }
             self.taken.push(pkid);
         }
         Ok(Some(Change::Arrived(pkid, message)))
+    }
+
+    /// Whether more messages for us may be read. The broker was told how many
+    /// it may send before we acknowledge; not every broker heeds it (mosquitto
+    /// 2.0.11 does not in a burst), and then it waits on the wire.
+    pub(super) fn has_room_in(&self) -> bool {
+        self.taken.len() < usize::from(RECEIVE_MAXIMUM)
     }
 
     /// Acknowledges a message that is safe now.
