@@ -1,0 +1,1 @@
+"""What the power-cut tests are made of: disk, machine, broker, ledger."""
