@@ -18,6 +18,7 @@ import random
 import socket
 import struct
 import threading
+import time
 
 OPTION_MAGIC = b"IHAVEOPT"
 OPTION_REPLY = 0x3E889045565A9
@@ -69,8 +70,10 @@ class Fate:
 class Disk:
     """Serves the bytes of `image` (a bytearray, taken over) until `cut`."""
 
-    def __init__(self, image, path, lying=False, record=False):
+    def __init__(self, image, path, lying=False, record=False, slowest=0):
         self.path = path
+        # Seconds that a flush takes at most. The slower, the more cuts meet one.
+        self.slowest = slowest
         self.stable = image
         self.view = bytearray(image)
         self.pending = []
@@ -87,12 +90,18 @@ class Disk:
         self.server.listen(1)
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, fate, rng):
-        """The power goes now. Returns the image that is left, and the counts."""
+    def stop(self):
+        """The power goes now: no request is answered any more. To be called
+        before the emulator is killed, or a flush that is under way would still
+        take place."""
         with self.lock:
             self.gone = True
-            pending, image = self.pending, self.stable
-            self.view = self.stable = self.pending = None
+
+    def cut(self, fate, rng):
+        """Returns the image that a power cut leaves, and the counts."""
+        self.stop()
+        pending, image = self.pending, self.stable
+        self.view = self.stable = self.pending = None
         self._close()
         counts = fate.apply(image, pending, rng)
         return image, counts
@@ -163,6 +172,8 @@ class Disk:
             return False
         data = exactly(stream, length) if kind == WRITE else b""
         error, answer = 0, b""
+        if kind == FLUSH and self.slowest:
+            time.sleep(random.uniform(0, self.slowest))
         with self.lock:
             if self.gone:
                 return False

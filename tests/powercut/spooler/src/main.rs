@@ -155,9 +155,9 @@ async fn program(spool: &Spool, number: u64, from: u64) {
 /// A link that comes and goes, and a server behind it that takes its time.
 async fn server(spool: &Spool) {
     loop {
-        tokio::time::sleep(Duration::from_millis(random(600))).await;
+        tokio::time::sleep(Duration::from_millis(random(2_000))).await;
         spool.link(UPLINK, true);
-        for _ in 0..random(200) {
+        for _ in 0..random(80) {
             let mut frame = spool.next(UPLINK, Lane::Live, Signals::ALL).await;
             if frame.is_none() || random(2) == 0 {
                 frame = spool
