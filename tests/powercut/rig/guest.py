@@ -22,7 +22,7 @@ MODULES = {
 }
 # These are loaded once the disk is there.
 LATE = ["cutflash", "ubi", "ubifs"]
-APPLETS = """sh mount umount mkdir cat insmod sleep ip head echo killall poweroff sync""".split()
+APPLETS = """sh mount umount mkdir cat insmod sleep ip head echo killall tr""".split()
 MIB = 1 << 20
 SIZE = {"ext4": 48 * MIB, "f2fs": 64 * MIB, "ubifs": 64 * MIB}
 PAGE, BLOCK = 2048, 128 * 1024
