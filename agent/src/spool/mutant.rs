@@ -1,6 +1,10 @@
 //! Deliberate mistakes. They exist only in tests, which must catch each one:
 //! a suite that lets one live proves nothing. Outside tests [`made`] is always
 //! false and the compiler drops what hangs on it.
+//!
+//! The feature `mutants` is for tests of the whole program, whose power is cut:
+//! the environment variable `SONDE_MUTANT` then names the mistake. Nothing that
+//! is shipped is built with it.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +66,18 @@ pub(crate) fn made(mutant: Mutant) -> bool {
     MADE.get() == Some(mutant)
 }
 
+/// Whether the environment asks for this mistake.
+#[cfg(all(not(test), feature = "mutants"))]
+pub(crate) fn made(mutant: Mutant) -> bool {
+    static ASKED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let asked = ASKED.get_or_init(|| std::env::var("SONDE_MUTANT").ok());
+    asked
+        .as_deref()
+        .is_some_and(|name| name == format!("{mutant:?}"))
+}
+
 /// Never.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "mutants")))]
 pub(crate) const fn made(_: Mutant) -> bool {
     false
 }
