@@ -28,7 +28,7 @@ impl Text {
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut body = format!("{} {} {}\n", self.topic, self.number, self.length).into_bytes();
         // A generator with a long period (Knuth, MMIX), begun anew for each message.
-        let mut state = self.number ^ self.length << 32;
+        let mut state = self.number ^ (self.length << 32);
         body.extend((0..self.length).map(|_| {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
