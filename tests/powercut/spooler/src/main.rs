@@ -62,6 +62,7 @@ fn open(folder: &str) -> Result<Spool, Box<dyn Error>> {
             loss_window: Duration::from_secs(2),
             write_budget: 0,
             durability: Durability::Window,
+            outbox_in_memory: false,
         },
         subscriptions: vec![Subscription {
             uplink: UPLINK,
