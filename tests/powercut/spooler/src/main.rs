@@ -27,7 +27,7 @@ use std::time::Duration;
 use sonde_agent::clock::{Clock, ClockTrust};
 use sonde_agent::config::{Durability, SpoolLimits, UplinkName};
 use sonde_agent::frame::{Batch, Class, Codec, Signal, Signals};
-use sonde_agent::spool::{Lane, Options, Outcome, Spool, Subscription};
+use sonde_agent::spool::{Lane, Options, Outcome, Spool, Stopped, Subscription};
 
 use text::Text;
 
@@ -78,8 +78,10 @@ fn open(folder: &str) -> Result<Spool, Box<dyn Error>> {
 async fn list(folder: &str) -> Done {
     let spool = open(folder)?;
     found(&spool).await?;
-    spool.stop(Duration::from_secs(60)).await;
-    Ok(())
+    match spool.stop(Duration::from_secs(60)).await {
+        Stopped::Whole => Ok(()),
+        less => Err(format!("the stop left something behind: {less:?}").into()),
+    }
 }
 
 /// Says everything that the spool holds, and takes nothing away.
