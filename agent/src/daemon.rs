@@ -143,7 +143,7 @@ impl Daemon {
             &config,
             &identity,
             clock.clone(),
-            spool.status(),
+            &spool,
             roster.clone(),
             events.clone(),
             &parts,

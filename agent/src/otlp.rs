@@ -30,6 +30,7 @@
 pub(crate) mod json;
 pub mod rewrite;
 mod schema;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::io::Read as _;

@@ -179,6 +179,74 @@ async fn the_pinned_files_of_version_1_are_what_the_document_says() {
     }
 }
 
+#[tokio::test]
+async fn a_trace_is_found_in_memory_on_flash_and_after_a_kill_and_says_who_has_it() {
+    let otlp = Otlp::start().await;
+    let gateway = otlp.gateway("trace-tool");
+    let mut agent = gateway.start();
+    let config = gateway.path("sonde.toml").display().to_string();
+    otlp.tick(3).await;
+    // Delivered, and still held.
+    let delivered = traced(&config, "tick · sonde").await;
+    let tree = wait_for(
+        &["trace", &delivered, "--config", &config],
+        "otlp: acknowledged",
+    )
+    .await;
+    assert!(tree.contains(" · in memory · otlp: acknowledged"), "{tree}");
+    otlp.link.set(Mode::Refuse).await;
+    let ticks = agent.ready().await.unwrap().agent.ticks;
+    agent
+        .wait("an outage", LATER, |status| {
+            status.agent.ticks > ticks + 8 && gateway.spool_bytes() > 0
+        })
+        .await
+        .unwrap();
+    let waiting = traced(&config, "publish sonde.metrics").await;
+    let what = ["trace", &waiting, "--config", &config];
+    let before = wait_for(&what, "on flash · otlp: waiting").await;
+    assert!(before.contains("carries the trace's context"), "{before}");
+    agent.kill().await;
+    let output = run(&what).await;
+    assert!(output.status.success(), "{}", words(&output));
+    let after = String::from_utf8(output.stdout).unwrap();
+    let tree = |text: &str| text.split("frames").next().unwrap().to_owned();
+    assert_eq!(tree(&before), tree(&after));
+    assert!(after.contains("publish sonde.metrics PRODUCER"), "{after}");
+    assert!(after.contains("link "), "{after}");
+    let errors = run(&["trace", "--errors", "--config", &config]).await;
+    assert!(
+        words(&errors).contains("connect otlp"),
+        "{}",
+        words(&errors)
+    );
+    let nothing = run(&["trace", "00000000000000000000000000000001", "-c", &config]).await;
+    assert_eq!(nothing.status.code(), Some(1), "{}", words(&nothing));
+}
+
+/// The id of the newest trace that `--recent` has of that name.
+async fn traced(config: &str, name: &str) -> String {
+    let list = wait_for(&["trace", "--recent", "--config", config], name).await;
+    let line = list.lines().rfind(|line| line.contains(name)).unwrap();
+    line.split_whitespace().nth(3).unwrap().to_owned()
+}
+
+/// Runs it until it says `part`.
+async fn wait_for(arguments: &[&str], part: &str) -> String {
+    let mut last = String::new();
+    let end = tokio::time::Instant::now() + LATER;
+    while tokio::time::Instant::now() < end {
+        let output = run(arguments).await;
+        last = words(&output);
+        let text = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() && text.contains(part) {
+            return text;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("{arguments:?} never says {part:?}: {last}");
+}
+
 /// A gateway whose link was up for some ticks, then down for some, and whose
 /// agent was killed in the middle of it.
 async fn outage(otlp: &Otlp, id: &str, up: u64, down: u64) -> Gateway {

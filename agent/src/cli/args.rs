@@ -58,6 +58,8 @@ pub enum Command {
         /// What to publish.
         message: super::publish::Options,
     },
+    /// `trace`
+    Trace(super::trace::Options),
     /// `help`, `--help` and no arguments at all.
     Help(Topic),
     /// `--version`
@@ -109,6 +111,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
     }
     if topic.name == "exec" {
         return exec(parser);
+    }
+    if topic.name == "trace" {
+        return super::trace::parse(&mut parser);
     }
     let mut flags = Flags::default();
     let mut operands = Vec::new();

@@ -284,6 +284,37 @@ pub static TOPICS: &[About] = &[
         ],
     },
     About {
+        name: "trace",
+        summary: "show what is still held of a trace",
+        text: "`sonde trace ID` draws the spans of a trace as a tree, with who made them, how long they took, status, events and links; \
+               spans whose parent is elsewhere stand under `parent not here`. Below are the frames that hold them, \
+               those of metrics and messages that carry the trace's context, and whether each uplink has acknowledged them. \
+               ID: 32 hexadecimal digits, at least the first four, or a traceparent. \
+               `sonde trace --recent` and `--errors` list traces, the newest last. \
+               Held are: what is on flash, spans that wait for the next flush, and the last 128 KiB of span frames that this \
+               agent has stored, acknowledged or not; a frame that only waits in memory and is older than those is not shown. \
+               Works without a running agent on what is on flash. Ends with 1 if nothing is held of the trace.",
+        options: &[
+            Flag {
+                name: "recent",
+                value: "",
+                help: "A line for each of the last 50 traces.",
+            },
+            Flag {
+                name: "errors",
+                value: "",
+                help: "The same for those with a failed span.",
+            },
+            CONFIG,
+            SOCKET,
+            Flag {
+                name: "dir",
+                value: "DIR",
+                help: "Look at this copy of a spool or state folder, and ask no agent.",
+            },
+        ],
+    },
+    About {
         name: "config",
         summary: "every key of the configuration file",
         text: "",

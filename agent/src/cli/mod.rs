@@ -18,6 +18,7 @@ pub mod publish;
 pub mod reload;
 pub mod spool;
 pub mod status;
+pub mod trace;
 
 /// All is well.
 pub const FINE: u8 = 0;
@@ -96,6 +97,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
             &socket.unwrap_or_else(|| config::local_socket(config.as_deref(), &env)),
             &message,
         ),
+        args::Command::Trace(options) => trace::run(&options, &env),
         args::Command::Help(topic) => said(&help::text(topic)),
         args::Command::Version => said(concat!("sonde ", env!("CARGO_PKG_VERSION"), "\n")),
     }

@@ -8,17 +8,19 @@ use super::parts::Parts;
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Config;
 use crate::door::receiver::Receiver;
-use crate::door::{Boxed, Snapshot};
+use crate::door::{self, Boxed, Snapshot};
 use crate::event::Events;
 use crate::identity::Identity;
 use crate::journal;
 use crate::outbox::Outbox;
 use crate::pipeline::PipelineHandle;
+use crate::spool::Spool;
+use crate::spool::recent::{Recent, Stored};
 use crate::status::{
     AgentStatus, ClockStatus, CommandsStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA,
     SpoolStatus, Status,
 };
-use crate::trace::Drops;
+use crate::trace::{Drops, Unsealed};
 use crate::uplink::Roster;
 use crate::work::Work;
 
@@ -29,6 +31,8 @@ pub(super) struct Board {
     started_boot_ns: u64,
     device: DeviceStatus,
     spool: watch::Receiver<SpoolStatus>,
+    recent: Recent,
+    unsealed: Unsealed,
     uplinks: Roster,
     events: Events,
     outbox: Outbox,
@@ -45,7 +49,7 @@ impl Board {
         config: &Config,
         identity: &Identity,
         clock: Clock,
-        spool: watch::Receiver<SpoolStatus>,
+        spool: &Spool,
         uplinks: Roster,
         events: Events,
         parts: &Parts,
@@ -64,7 +68,9 @@ impl Board {
                 id_source: identity.source.into(),
                 attributes: identity.attributes.iter().cloned().collect(),
             },
-            spool,
+            spool: spool.status(),
+            recent: spool.recent(),
+            unsealed: parts.unsealed(),
             uplinks,
             events,
             outbox: parts.outbox(),
@@ -125,6 +131,15 @@ impl Board {
 }
 
 impl Snapshot for Board {
+    fn traces(&self) -> Boxed<'_, String> {
+        Box::pin(async move {
+            let mut frames = self.recent.frames();
+            let unsealed = self.unsealed.batches().await;
+            frames.extend(unsealed.into_iter().map(Stored::unsealed));
+            door::traces::lines(&frames)
+        })
+    }
+
     fn snapshot(&self) -> Boxed<'_, Status> {
         Box::pin(async move {
             let gauges = self.pipeline.gauges().await;

@@ -21,7 +21,7 @@ use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
 use crate::spool::{Spool, Subscription};
 use crate::status::CommandsStatus;
-use crate::trace::{Drops, Telemetry, Tracer};
+use crate::trace::{Drops, Telemetry, Tracer, Unsealed};
 use crate::uplink::mqtt::Inbound;
 use crate::uplink::{Roster, Stop, Uplink, World, mqtt, otlp_http};
 use crate::work::command::{self, Commands};
@@ -150,6 +150,10 @@ impl Parts {
 
     pub(super) fn outbox(&self) -> Outbox {
         self.outbox.clone()
+    }
+
+    pub(super) fn unsealed(&self) -> Unsealed {
+        self.telemetry.unsealed()
     }
 
     pub(super) fn drops(&self) -> Drops {

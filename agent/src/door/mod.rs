@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works as well as `sonde status`.
 //! `status.sock` only tells: `GET /status` (JSON, schema 1), `GET /metrics`
-//! (Prometheus text 0.0.4), `GET /` (this list); requests with a body are
+//! (Prometheus text 0.0.4), `GET /traces` ([`traces`]), `GET /` (this list); requests with a body are
 //! refused. `sonde.sock` takes what local programs send: [`local`].
 //!
 //! Nobody can hold the agent up through them: a permit is taken before a
@@ -44,6 +44,7 @@ pub mod receiver;
 mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod traces;
 
 pub use socket::{Door, DoorError, Place, Stream, bind, bind_port};
 
@@ -58,6 +59,11 @@ pub trait Snapshot: Send + Sync + 'static {
     /// Puts the owners' latest figures together; [`Status::problems`] may stay
     /// empty, the door judges.
     fn snapshot(&self) -> Boxed<'_, Status>;
+
+    /// What is in memory of traces, as [`traces::lines`] writes it.
+    fn traces(&self) -> Boxed<'_, String> {
+        Box::pin(std::future::ready(String::new()))
+    }
 }
 
 impl<F> Snapshot for F
@@ -245,7 +251,10 @@ struct ReadOnly {
 impl Routes for ReadOnly {
     fn answer(&self, request: Request<Incoming>) -> Boxed<'_, Answer> {
         Box::pin(async move {
-            let known = matches!(request.uri().path(), "/" | "/status" | "/metrics");
+            let known = matches!(
+                request.uri().path(),
+                "/" | "/status" | "/metrics" | "/traces"
+            );
             if !known {
                 return refusal(StatusCode::NOT_FOUND, "no such path; try / for a list");
             }
@@ -266,8 +275,17 @@ impl Routes for ReadOnly {
             }
             if request.uri().path() == "/" {
                 return text(
-                    "GET /status   how the gateway is, JSON, schema 1\nGET /metrics  the same as Prometheus text\n",
+                    "GET /status   how the gateway is, JSON, schema 1\nGET /metrics  the same as Prometheus text\nGET /traces   frames of spans that are in memory, a line of JSON each\n",
                 );
+            }
+            if request.uri().path() == "/traces" {
+                return match timeout(SNAPSHOT, self.source.traces()).await {
+                    Ok(lines) => answer(StatusCode::OK, "application/jsonl", lines),
+                    Err(_) => refusal(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the agent is too busy to hand out traces; try again",
+                    ),
+                };
             }
             let Ok(mut status) = timeout(SNAPSHOT, self.source.snapshot()).await else {
                 return refusal(

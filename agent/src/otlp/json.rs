@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use crate::frame::{Signal, push_hex};
 
 use super::schema::{self, Field, Kind, Message};
+use super::wire::{Fields, Malformed, Wire};
 
 /// Messages within messages; protobuf's own readers stop at 100.
 const DEPTH: u32 = 100;
@@ -36,6 +37,12 @@ impl fmt::Display for Refusal {
             Refusal::TooDeep => f.write_str("its values are nested too deep"),
             Refusal::Io(error) => error.fmt(f),
         }
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(_: Malformed) -> Self {
+        Refusal::Malformed
     }
 }
 
@@ -82,57 +89,9 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     out
 }
 
-/// A value on the wire.
-#[derive(Clone, Copy)]
-enum Wire<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32(u32),
-}
-
-/// The fields of a message, one after the other.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>, Refusal> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| Refusal::Malformed)?;
-        let wire = match key & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => Wire::Fixed64(u64::from_le_bytes(self.array()?)),
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Refusal::Malformed)?;
-                Wire::Bytes(self.take(length)?)
-            }
-            5 => Wire::Fixed32(u32::from_le_bytes(self.array()?)),
-            // Groups: proto3 has none.
-            _ => return Err(Refusal::Malformed),
-        };
-        Ok(Some((number, wire)))
-    }
-
-    fn varint(&mut self) -> Result<u64, Refusal> {
-        prost::encoding::decode_varint(&mut self.0).map_err(|_| Refusal::Malformed)
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Refusal> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Refusal::Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Refusal> {
-        self.take(N)?.try_into().map_err(|_| Refusal::Malformed)
-    }
-}
-
 /// Goes over everything once, so that nothing is written of what is no such message.
 fn check(body: &[u8], message: &'static Message, depth: u32) -> Result<(), Refusal> {
-    let mut fields = Fields(body);
+    let mut fields = Fields::new(body);
     while let Some((number, wire)) = fields.next()? {
         let Some(field) = message.fields.iter().find(|field| field.number == number) else {
             continue;
@@ -179,7 +138,7 @@ impl<'a> Packed<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let mut fields = Fields(self.rest);
+        let mut fields = Fields::new(self.rest);
         let wire = match self.kind {
             Kind::Fixed64 | Kind::Signed64 | Kind::Double => {
                 Wire::Fixed64(u64::from_le_bytes(fields.array()?))
@@ -190,7 +149,7 @@ impl<'a> Packed<'a> {
             }
             _ => Wire::Varint(fields.varint()?),
         };
-        self.rest = fields.0;
+        self.rest = fields.rest();
         Ok(Some(wire))
     }
 }
@@ -202,7 +161,7 @@ fn object(out: &mut dyn Write, message: &'static Message, body: &[u8]) -> Result
     // Of those that exclude each other the last one holds.
     let mut chosen = None;
     let mut present = 0_u32;
-    let mut fields = Fields(body);
+    let mut fields = Fields::new(body);
     while let Some((number, _)) = fields.next()? {
         let place = message
             .fields
@@ -234,7 +193,7 @@ fn object(out: &mut dyn Write, message: &'static Message, body: &[u8]) -> Result
 fn array(out: &mut dyn Write, field: &Field, body: &[u8]) -> Result<(), Refusal> {
     out.write_all(b"[")?;
     let mut comma: &[u8] = b"";
-    let mut fields = Fields(body);
+    let mut fields = Fields::new(body);
     while let Some((number, wire)) = fields.next()? {
         if number != field.number {
             continue;
@@ -264,7 +223,7 @@ fn array(out: &mut dyn Write, field: &Field, body: &[u8]) -> Result<(), Refusal>
 /// merged; nobody writes one so.)
 fn single(out: &mut dyn Write, field: &Field, body: &[u8]) -> Result<(), Refusal> {
     let mut last = None;
-    let mut fields = Fields(body);
+    let mut fields = Fields::new(body);
     while let Some((number, wire)) = fields.next()? {
         if number == field.number {
             last = Some(wire);

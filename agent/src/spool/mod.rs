@@ -26,6 +26,7 @@ mod proof;
 mod queue;
 mod read;
 mod reader;
+pub(crate) mod recent;
 mod recover;
 mod report;
 mod room;
@@ -230,20 +231,26 @@ impl std::error::Error for Refused {}
 #[derive(Clone, Debug)]
 pub struct Spool {
     ends: owner::Ends,
+    recent: recent::Recent,
 }
 
 impl Spool {
     /// Recovers what is in the folder and starts the owner thread. If the
     /// folder cannot be made or written, runs in memory and says so in the status.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let ends = owner::start(options, None)?;
-        Ok(Self { ends })
+        Self::begin(options, None)
     }
 
     /// The same, with something that thins old gauges before they are dropped.
     pub fn start_with(options: Options, rewrite: Box<dyn Rewrite>) -> Result<Self, StartError> {
-        let ends = owner::start(options, Some(rewrite))?;
-        Ok(Self { ends })
+        Self::begin(options, Some(rewrite))
+    }
+
+    fn begin(options: Options, rewrite: Option<Box<dyn Rewrite>>) -> Result<Self, StartError> {
+        Ok(Self {
+            ends: owner::start(options, rewrite)?,
+            recent: recent::Recent::default(),
+        })
     }
 
     /// Hands over a batch; waits while the owner's queue is full. `Ok` means
@@ -254,9 +261,19 @@ impl Spool {
         let permit = self.ends.stores.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopped)?;
         let (answer, answered) = oneshot::channel();
+        let kept = recent::Recent::of(&batch);
         self.order(Command::Store(batch, answer, permit))
             .map_err(|_| Refused::Stopped)?;
-        answered.await.unwrap_or(Err(Refused::Stopped))
+        let answer = answered.await.unwrap_or(Err(Refused::Stopped));
+        if let (Ok(id), Some(kept)) = (&answer, kept) {
+            self.recent.stored(*id, kept);
+        }
+        answer
+    }
+
+    /// What this process has stored lately of traces.
+    pub(crate) fn recent(&self) -> recent::Recent {
+        self.recent.clone()
     }
 
     /// The next frame of a lane that is not in flight and of one of `signals`;
@@ -271,6 +288,9 @@ impl Spool {
 
     /// Says what became of a frame.
     pub fn settle(&self, uplink: UplinkName, id: FrameId, outcome: Outcome) {
+        if outcome == Outcome::Delivered {
+            self.recent.delivered(uplink, id);
+        }
         // A stopped owner has written all that was open; it goes out again after the next start.
         let _ = self.order(Command::Settle(uplink, id, outcome));
     }

@@ -86,6 +86,14 @@ impl<T> Buffer<T> {
         std::mem::take(&mut state.items)
     }
 
+    /// A copy of what waits, oldest first.
+    pub(crate) fn copy(&self) -> Vec<Item<T>>
+    where
+        T: Clone,
+    {
+        self.lock().items.clone()
+    }
+
     /// Lets nothing in from now on, and gives what is left.
     pub(crate) fn close(&self) -> Vec<Item<T>> {
         self.lock().closed = true;

@@ -49,9 +49,11 @@ mod tail;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod unsealed;
 
 pub use drops::Drops;
 pub use sampler::AgentSampler;
+pub use unsealed::Unsealed;
 
 use buffer::Buffer;
 use drops::{What, Why};
@@ -108,6 +110,7 @@ pub struct Telemetry {
     sampler: AgentSampler,
     spans: Arc<Buffer<SpanData>>,
     logs: Arc<Buffer<ScopedRecord>>,
+    resource: Resource,
     drops: Drops,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -154,6 +157,14 @@ impl Telemetry {
     /// The handler that makes log records of events.
     pub fn event_log(&self) -> event::Upstream {
         event::Upstream::new(self.logger.clone())
+    }
+
+    /// The spans that wait for the next flush.
+    pub fn unsealed(&self) -> Unsealed {
+        Unsealed {
+            spans: self.spans.clone(),
+            resource: self.resource.clone(),
+        }
     }
 
     /// Sends what is buffered to the spool and ends the flush task, within
@@ -238,6 +249,7 @@ impl Telemetry {
             sampler,
             spans,
             logs,
+            resource,
             drops,
             stop,
             task: tokio::spawn(flusher.run(flush_every, stopped)),

@@ -9,7 +9,7 @@ use crate::otlp::{gunzip, json};
 
 /// The most that a body may unpack to. Bodies are at most 96 KiB packed; only
 /// hostile ones get here.
-const LONGEST: usize = 16 << 20;
+pub(in crate::cli) const LONGEST: usize = 16 << 20;
 
 /// A body as it was before it was packed.
 pub(in crate::cli) enum Body {

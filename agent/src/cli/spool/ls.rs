@@ -330,7 +330,11 @@ fn list(place: &Place, ledger: &Ledger, json: bool, select: &Selection) -> io::R
 }
 
 /// The uplinks that are to get a frame, and whether they have it.
-pub(super) fn uplinks(place: &Place, ledger: &Ledger, frame: &Frame) -> Vec<(&'static str, bool)> {
+pub(in crate::cli) fn uplinks(
+    place: &Place,
+    ledger: &Ledger,
+    frame: &Frame,
+) -> Vec<(&'static str, bool)> {
     let wanted = |wants: &&Wants| wants.signals.contains(frame.signal);
     let all = place.wants.iter().filter(wanted);
     all.map(|wants| {

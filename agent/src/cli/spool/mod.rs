@@ -19,7 +19,9 @@ use std::process::ExitCode;
 
 pub(super) use args::parse;
 pub use args::{Act, Options};
-use select::Wants;
+pub(super) use cat::{LONGEST, body_of};
+pub(super) use ls::uplinks;
+pub(super) use select::{Frame, Selection, Wants, each};
 
 use super::{FAILED, FINE, WRONG, complain, status};
 use crate::config::{self, Env, UplinkName};
