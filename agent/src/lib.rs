@@ -25,6 +25,8 @@ pub mod daemon;
 pub mod door;
 pub mod event;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod gauge;
 pub mod identity;
 pub mod journal;

@@ -14,6 +14,8 @@ mod edges;
 mod flush;
 pub(crate) mod format;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod held_tests;
 pub(crate) mod inspect;
 mod log;

@@ -4,8 +4,11 @@ use std::io::{self, BufWriter, Write};
 
 use super::select::{Frame, Selection, each};
 use super::{Place, complain};
-use crate::frame::{Codec, Signal};
+use serde_json::{Value, json};
+
+use crate::frame::{Codec, Signal, TraceContext};
 use crate::otlp::{gunzip, json};
+use crate::outbox::envelope;
 
 /// The most that a body may unpack to. Bodies are at most 96 KiB packed; only
 /// hostile ones get here.
@@ -83,7 +86,9 @@ impl From<io::Error> for Line {
 fn line(out: &mut dyn Write, frame: &Frame) -> Result<(), Line> {
     let body = body_of(frame).map_err(Line::Not)?;
     match frame.signal {
-        Signal::Message => message(out, &body).map_err(Line::Not)??,
+        Signal::Message => {
+            message(out, &body, frame.header.context.as_ref()).map_err(Line::Not)??
+        }
         signal => match json::write(out, signal, &body) {
             Ok(()) => {}
             Err(json::Refusal::Io(error)) => return Err(Line::Io(error)),
@@ -94,7 +99,34 @@ fn line(out: &mut dyn Write, frame: &Frame) -> Result<(), Line> {
     Ok(())
 }
 
-/// A local program's message as JSON.
-pub(super) fn message(out: &mut dyn Write, body: &[u8]) -> Result<io::Result<()>, String> {
-    Ok(write!(out, "{{\"envelope\":\"{}\"}}", json::base64(body)))
+/// A local program's message as JSON. What it says is text if it is, else base64.
+pub(super) fn message(
+    out: &mut dyn Write,
+    body: &[u8],
+    context: Option<&TraceContext>,
+) -> Result<io::Result<()>, String> {
+    let message = envelope::decode(body).map_err(|why| why.to_string())?;
+    let (key, payload) = match std::str::from_utf8(&message.payload) {
+        Ok(text) => ("payload", text.to_owned()),
+        Err(_) => ("payloadBase64", json::base64(&message.payload)),
+    };
+    let properties = message.properties.iter();
+    let properties: Vec<Value> = properties
+        .map(|(key, value)| json!({"key": key, "value": value}))
+        .collect();
+    let line = json!({
+        "topic": message.topic,
+        "qos": message.qos as u8,
+        "retain": message.retain,
+        "expirySeconds": message.expiry,
+        "contentType": message.content_type,
+        "responseTopic": message.response_topic,
+        "correlationDataBase64": message.correlation.as_deref().map(json::base64),
+        "userProperties": properties,
+        "traceparent": context.map(TraceContext::traceparent),
+        "tracestate": context.map(|context| &*context.state),
+        "baggage": &*message.baggage,
+        key: payload,
+    });
+    Ok(write!(out, "{line}"))
 }

@@ -164,7 +164,7 @@ impl Export<'_> {
         let written = match (frame.signal, unpack) {
             (Signal::Message, _) => {
                 let mut text = Vec::new();
-                match cat::message(&mut text, body) {
+                match cat::message(&mut text, body, frame.header.context.as_ref()) {
                     Ok(done) => done
                         .and_then(|()| file.write_all(&text))
                         .map(|()| text.len() as u64),

@@ -59,3 +59,24 @@ fn a_folder_without_a_spool_is_said_and_one_above_it_is_understood() {
     let (code, _) = find(None, Some(&folder.path().join("s.toml")), &env).unwrap_err();
     assert_eq!(code, WRONG);
 }
+
+#[test]
+fn a_message_is_shown_with_all_that_mqtt_gives_it() {
+    let message = crate::message::Message {
+        topic: "plant/1".into(),
+        payload: bytes::Bytes::from_static(&[0xff, 0]),
+        content_type: Some("x/y".into()),
+        expiry: Some(60),
+        properties: vec![("k".into(), "v".into())],
+        ..crate::message::Message::default()
+    };
+    let mut out = Vec::new();
+    let body = crate::outbox::envelope::encode(&message);
+    cat::message(&mut out, &body, None).unwrap().unwrap();
+    let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(line["topic"], "plant/1");
+    assert_eq!(line["payloadBase64"], "/wA=");
+    assert_eq!(line["expirySeconds"], 60);
+    assert_eq!(line["userProperties"][0]["value"], "v");
+    assert!(cat::message(&mut out, b"nonsense", None).is_err());
+}

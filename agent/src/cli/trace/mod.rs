@@ -307,3 +307,17 @@ impl Part {
         out
     }
 }
+
+/// Walks over the spans of whatever it is given.
+#[cfg(test)]
+pub(crate) fn fuzz(body: &[u8]) {
+    let mut found = Found::default();
+    let whole = spans::each(body, &mut |span| {
+        found.table.add(&span);
+        found.span(span);
+    });
+    if whole.is_ok() {
+        found.table.text(true);
+        found.text("");
+    }
+}
