@@ -139,7 +139,7 @@ fn folder() {
         for (name, bytes) in &files {
             let mut bytes = match dice.below(3) {
                 0 => bytes.clone(),
-                1 => changed(&mut dice, &[bytes.clone()]),
+                1 => changed(&mut dice, std::slice::from_ref(bytes)),
                 _ => changed(&mut dice, &contents),
             };
             if forged {
