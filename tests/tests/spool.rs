@@ -204,7 +204,8 @@ async fn a_trace_is_found_in_memory_on_flash_and_after_a_kill_and_says_who_has_i
         .unwrap();
     let waiting = traced(&config, "publish sonde.metrics").await;
     let what = ["trace", &waiting, "--config", &config];
-    let before = wait_for(&what, "on flash · otlp: waiting").await;
+    // Its spans, not only the metrics they are about.
+    let before = wait_for(&what, "span · in memory and on flash · otlp: waiting").await;
     assert!(before.contains("carries the trace's context"), "{before}");
     agent.kill().await;
     let output = run(&what).await;
