@@ -10,9 +10,12 @@
 //! An acknowledgement belongs to the connection that the message came by. What
 //! is not acknowledged when that ends, the broker sends again on the next.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, watch};
 
 use super::packet::{RECEIVE_MAXIMUM, Received};
+use super::session::pause;
 
 /// The length of the queue from here to whoever takes commands.
 pub const QUEUE: usize = RECEIVE_MAXIMUM as usize * 2;
@@ -90,6 +93,8 @@ pub struct Inbound {
 #[derive(Debug)]
 pub(super) struct Inbox {
     to: Option<Inbound>,
+    /// Connections in a row that ended while the broker owed us its answer to SUBSCRIBE.
+    cut_off: u32,
     receipts: mpsc::Sender<u16>,
     acks: mpsc::Receiver<u16>,
 }
@@ -97,17 +102,54 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn new(to: Option<Inbound>) -> Self {
         let (receipts, acks) = mpsc::channel(usize::from(RECEIVE_MAXIMUM));
-        Self { to, receipts, acks }
+        Self {
+            to,
+            cut_off: 0,
+            receipts,
+            acks,
+        }
     }
 
     /// A new connection: acknowledgements of the last one count no more.
     pub(super) fn begin(&mut self) {
         (self.receipts, self.acks) = mpsc::channel(usize::from(RECEIVE_MAXIMUM));
+        match self.ask_after() {
+            Duration::ZERO => self.told(Subscribed::No),
+            pause => self.told(Subscribed::Refused(format!(
+                "the broker ends the connection when commands are asked for; check its access \
+                 rules for this client; asked again after {} s of connection",
+                pause.as_secs()
+            ))),
+        }
+    }
+
+    /// The connection is over. `asking`: while SUBSCRIBE was unanswered, which is
+    /// how some brokers refuse it.
+    pub(super) fn ended(&mut self, asking: bool) {
+        self.cut_off = match asking {
+            true => self.cut_off.saturating_add(1),
+            false => self.cut_off,
+        };
         self.told(Subscribed::No);
     }
 
+    /// How long a connection shall carry telemetry before commands are asked
+    /// for. Once is taken for a link that broke just then.
+    pub(super) fn ask_after(&self) -> Duration {
+        match self.cut_off.checked_sub(2) {
+            Some(times) => pause(times),
+            None => Duration::ZERO,
+        }
+    }
+
+    /// SUBSCRIBE was answered, with this.
+    pub(super) fn answered(&mut self, subscribed: Subscribed) {
+        self.cut_off = 0;
+        self.told(subscribed);
+    }
+
     /// What came of SUBSCRIBE, or of the connection.
-    pub(super) fn told(&self, subscribed: Subscribed) {
+    fn told(&self, subscribed: Subscribed) {
         let Some(inbound) = &self.to else { return };
         inbound.subscribed.send_if_modified(|now| {
             let news = *now != subscribed;

@@ -8,13 +8,13 @@ use rumqttc::v5::mqttbytes::v5::{
     Packet, Publish, PublishProperties, RetainForwardRule, SubAck, SubscribeReasonCode,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::inbox::{Arrived, Inbound, QUEUE, Subscribed};
+use super::inbox::{Arrived, Inbound, Inbox, QUEUE, Subscribed};
 use super::packet::{RECEIVE_MAXIMUM, Received};
 use super::reason::Reaction;
-use super::script::{Broker, Queue, attempt, delivered, frames, meet_with, plan};
-use super::session::{Keep, Plan};
+use super::script::{Broker, KEEP_ALIVE, Queue, attempt, delivered, frames, meet_with, plan};
+use super::session::{Attempt, Keep, Plan};
 use crate::uplink::Stop;
 
 struct Taker {
@@ -302,4 +302,130 @@ async fn without_a_taker_nothing_is_subscribed_to() {
     };
     let (end, _) = meet_with(plan(), attempt(), Queue::default(), None, script).await;
     assert!(end.text.contains("SUBACK"), "{}", end.text);
+}
+
+/// Answers pings until something else comes, and says when that was.
+async fn hear_beside_pings(broker: &mut Broker) -> (Option<Packet>, Instant) {
+    loop {
+        match broker.hear().await {
+            Some(Packet::PingReq(_)) => broker.say_bytes(&[0xd0, 0]).await,
+            other => return (other, Instant::now()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_subscription_is_asked_for_again_ever_less_often_on_the_same_connection() {
+    let (inbound, taker) = inbound();
+    let script = async |mut broker: Broker, stop: Stop| {
+        meet_subscriber(&mut broker, 0x87).await;
+        let mut before = Instant::now();
+        for (seconds, code) in [(30, 0x87), (60, 0x87), (120, 0x80), (240, 1)] {
+            let (heard, at) = hear_beside_pings(&mut broker).await;
+            let Some(Packet::Subscribe(subscribe)) = heard else {
+                panic!("{heard:?}");
+            };
+            assert_eq!((at - before).as_secs(), seconds);
+            if let Subscribed::Refused(words) = &*taker.subscribed.borrow() {
+                assert!(words.contains(&format!("in {seconds} s")), "{words}");
+            } else {
+                panic!("{:?}", taker.subscribed);
+            }
+            let [high, low] = subscribe.pkid.to_be_bytes();
+            broker.say_bytes(&[0x90, 4, high, low, 0, code]).await;
+            before = at;
+        }
+        let mut subscribed = taker.subscribed.clone();
+        let yes = subscribed.wait_for(|now| *now == Subscribed::Yes).await;
+        assert!(yes.is_ok());
+        drop(yes);
+        let quiet = timeout(Duration::from_secs(4000), hear_beside_pings(&mut broker)).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        stop.now.cancel();
+    };
+    meet_with(
+        keeping(),
+        attempt(),
+        Queue::default(),
+        Some(inbound),
+        script,
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_ends_connections_over_the_subscription_gets_the_telemetry_first() {
+    let (inbound, taker) = inbound();
+    let mut inbox = Inbox::new(Some(inbound));
+    inbox.ended(true);
+    assert!(inbox.ask_after().is_zero(), "a link may break at any time");
+    inbox.ended(true);
+    assert_eq!(inbox.ask_after(), Duration::from_secs(30));
+    inbox.begin();
+    assert!(
+        matches!(&*taker.subscribed.borrow(), Subscribed::Refused(words) if words.contains("30 s"))
+    );
+    inbox.ended(false);
+    inbox.ended(true);
+    assert_eq!(inbox.ask_after(), Duration::from_secs(60));
+    inbox.answered(Subscribed::Yes);
+    assert!(inbox.ask_after().is_zero());
+
+    let (inbound, _taker) = self::inbound();
+    let later = Attempt {
+        ask_after: Duration::from_secs(60),
+        ..attempt()
+    };
+    let script = async |mut broker: Broker, _| {
+        broker.welcome(None).await;
+        let began = Instant::now();
+        for _ in 0..2 {
+            let publish = broker.hear_publish().await;
+            broker.ack(publish.pkid).await;
+        }
+        let (heard, at) = hear_beside_pings(&mut broker).await;
+        assert!(matches!(heard, Some(Packet::Subscribe(_))), "{heard:?}");
+        assert_eq!((at - began).as_secs(), 60);
+        // DISCONNECT: not authorised.
+        broker.say_bytes(&[0xe0, 2, 0x87, 0]).await;
+        broker.hear().await;
+    };
+    let (end, queue) = meet_with(keeping(), later, frames(2), Some(inbound), script).await;
+    assert_eq!(end.reaction, Reaction::Retry, "telemetry is not held");
+    assert_eq!(delivered(&queue), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_commands_wait_for_a_slow_disk_the_broker_is_not_taken_for_dead() {
+    let (inbound, mut taker) = inbound();
+    let script = async |mut broker: Broker, stop: Stop| {
+        meet_subscriber(&mut broker, 1).await;
+        let publish = broker.hear_publish().await;
+        for pkid in 1..=RECEIVE_MAXIMUM + 1 {
+            broker.say(command(pkid, QoS::AtLeastOnce)).await;
+        }
+        // Behind what is not read.
+        broker.ack(publish.pkid).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(120) {
+            let heard = timeout(KEEP_ALIVE * 3 / 2, broker.hear()).await;
+            let heard = heard.expect("a broker ends silent connections");
+            assert!(matches!(heard, Some(Packet::PingReq(_))), "{heard:?}");
+            broker.say_bytes(&[0xd0, 0]).await;
+        }
+        for _ in 0..=RECEIVE_MAXIMUM {
+            let arrived = taker.arrived.recv().await.expect("one came");
+            arrived.receipt.acknowledge();
+        }
+        for _ in 0..=RECEIVE_MAXIMUM {
+            let (heard, _) = hear_beside_pings(&mut broker).await;
+            assert!(matches!(heard, Some(Packet::PubAck(_))), "{heard:?}");
+        }
+        stop.finish.cancel();
+        let last = broker.hear_publish().await;
+        broker.ack(last.pkid).await;
+    };
+    let (end, queue) = meet_with(keeping(), attempt(), frames(1), Some(inbound), script).await;
+    assert_eq!(end.reaction, Reaction::Finished, "{}", end.text);
+    assert_eq!(delivered(&queue), [1]);
 }

@@ -95,7 +95,7 @@ where
             end
         }
     };
-    inbox.told(Subscribed::No);
+    inbox.ended(link.session.asking());
     link.farewell(&end).await;
     end
 }
@@ -206,7 +206,7 @@ where
         &mut self,
         got: io::Result<usize>,
         frames: &mut F,
-        inbox: &Inbox,
+        inbox: &mut Inbox,
     ) -> Result<(), End> {
         let connecting = self.session.connecting();
         if got.map_err(|error| self.broken(&error))? == 0 {
@@ -225,7 +225,7 @@ where
         &mut self,
         now: Duration,
         frames: &mut F,
-        inbox: &Inbox,
+        inbox: &mut Inbox,
     ) -> Result<(), End> {
         let connecting = self.session.connecting();
         while self.session.has_room_in() {
@@ -253,10 +253,10 @@ where
                         self.session.take_in(pkid, now, &mut self.out);
                     }
                 }
-                Some(Change::Subscribed(Ok(()))) => inbox.told(Subscribed::Yes),
+                Some(Change::Subscribed(Ok(()))) => inbox.answered(Subscribed::Yes),
                 Some(Change::Subscribed(Err(why))) => {
                     log::warn!("uplink mqtt: no commands: {why}");
-                    inbox.told(Subscribed::Refused(why));
+                    inbox.answered(Subscribed::Refused(why));
                 }
                 None => {}
             }

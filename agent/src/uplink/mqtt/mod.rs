@@ -315,6 +315,7 @@ impl Mqtt {
             login,
             without_retain: self.without_retain,
             one_by_one: self.one_by_one,
+            ask_after: self.inbox.ask_after(),
             states: states(&self.world.device_id, self.world.clock.now()),
         };
         Ok((stream, attempt))

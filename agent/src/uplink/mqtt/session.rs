@@ -35,6 +35,12 @@ use crate::message::Qos;
 /// send again on a metered link, and about what a slow one holds in its buffers.
 pub(super) const MAX_FLIGHT: usize = 256 * 1024;
 
+/// A subscription that the broker refuses is asked for again after this long,
+/// after twice as long each further time, and at least every hour: somebody may
+/// have mended its access rules, and commands shall not wait for a lost link.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(3600);
+
 /// The most publishes in flight, whatever is configured: each costs a row.
 const MAX_WINDOW: u16 = 256;
 
@@ -76,6 +82,8 @@ pub(super) struct Attempt {
     pub(super) without_retain: bool,
     /// One publish at a time until the first is acknowledged: an earlier connection ended over one it did not name.
     pub(super) one_by_one: bool,
+    /// Ask for commands that long after CONNACK: earlier connections ended over it.
+    pub(super) ask_after: Duration,
     /// The retained payloads, in order: birth, last will, clean end.
     pub(super) states: States,
 }
@@ -142,6 +150,10 @@ pub(super) struct Session<'a> {
     taken: Vec<u16>,
     /// Of the SUBSCRIBE that is unanswered, and when it was sent.
     asked: Option<(u16, Duration)>,
+    /// When to ask for commands.
+    ask_at: Option<Duration>,
+    /// How often the broker refused them on this connection.
+    refusals: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +214,8 @@ impl<'a> Session<'a> {
             ignored: 0,
             taken: Vec::new(),
             asked: None,
+            ask_at: None,
+            refusals: 0,
         })
     }
 
@@ -268,7 +282,7 @@ impl<'a> Session<'a> {
             Incoming::PubAck { pkid, code, words } => self.acknowledged(pkid, code, &words, out),
             Incoming::PingResp => Ok(None),
             Incoming::Publish { pkid, qos, message } => self.arrived(pkid, qos, message, now, out),
-            Incoming::SubAck { pkid, code, words } => self.subscribed(pkid, code, &words),
+            Incoming::SubAck { pkid, code, words } => self.subscribed(pkid, code, &words, now),
             Incoming::Disconnect { code, words } => self.dismissed(code, &words),
             Incoming::ConnAck { .. } => Err(End::retry(
                 "the broker broke the protocol: a second CONNACK; trying again",
@@ -317,16 +331,20 @@ impl<'a> Session<'a> {
         }
         self.phase = Phase::Online;
         self.announce(self.attempt.states.online.clone(), now, out);
-        self.subscribe(now, out)?;
+        if self.plan.keep != Keep::Nothing {
+            self.ask_at = Some(now + self.attempt.ask_after);
+            self.ask(now, out)?;
+        }
         Ok(Change::Online)
     }
 
-    /// Asks for commands, if any are wanted. At each connection: the broker may
+    /// Asks for commands if it is time. At each connection: the broker may
     /// have lost the session, and the answer shows whether it still lets us.
-    fn subscribe(&mut self, now: Duration, out: &mut BytesMut) -> Result<(), End> {
-        if self.plan.keep == Keep::Nothing {
+    fn ask(&mut self, now: Duration, out: &mut BytesMut) -> Result<(), End> {
+        if self.phase != Phase::Online || self.ask_at.is_none_or(|at| now < at) {
             return Ok(());
         }
+        self.ask_at = None;
         let pkid = self.next_pkid();
         self.last_pkid = pkid;
         self.asked = Some((pkid, now));
@@ -336,27 +354,47 @@ impl<'a> Session<'a> {
     }
 
     /// A refusal costs the commands, never the telemetry.
-    fn subscribed(&mut self, pkid: u16, code: u8, words: &Words) -> Result<Option<Change>, End> {
+    fn subscribed(
+        &mut self,
+        pkid: u16,
+        code: u8,
+        words: &Words,
+        now: Duration,
+    ) -> Result<Option<Change>, End> {
         if self.asked.take().map(|(pkid, _)| pkid) != Some(pkid) {
             return Err(End::retry(
                 "the broker broke the protocol: SUBACK for what was not asked; trying again",
             ));
         }
+        let pause = pause(self.refusals);
         let granted = match code {
             1 => Ok(()),
             // What it would send could be lost on the way, and could not be acknowledged.
             0 | 2 => Err(format!(
-                "the broker grants {} at QoS {code} instead of 1",
-                self.plan.topics.commands
+                "the broker grants {} at QoS {code} instead of 1; asked again in {} s",
+                self.plan.topics.commands,
+                pause.as_secs()
             )),
             _ => Err(reason::sentence(
                 &format!("the broker refused to send {}", self.plan.topics.commands),
                 code,
                 words,
-                "check its access rules for this client; asked again at the next connect",
+                &format!(
+                    "check its access rules for this client; asked again in {} s",
+                    pause.as_secs()
+                ),
             )),
         };
+        if granted.is_err() {
+            self.refusals = self.refusals.saturating_add(1);
+            self.ask_at = Some(now + pause);
+        }
         Ok(Some(Change::Subscribed(granted)))
+    }
+
+    /// Whether the broker owes us the answer about commands.
+    pub(super) fn asking(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// A message came. It is ours to acknowledge when [`take_in`](Self::take_in) is called.
@@ -412,6 +450,13 @@ impl<'a> Session<'a> {
         if let Some(at) = at
             && matches!(self.phase, Phase::Online | Phase::Leaving)
         {
+            if !self.has_room_in() {
+                // Nothing was read meanwhile, and that was not the broker's silence.
+                self.heard = now;
+                self.pinged = false;
+                self.flight.iter_mut().for_each(|flight| flight.sent = now);
+                self.asked = self.asked.map(|(pkid, _)| (pkid, now));
+            }
             self.taken.swap_remove(at);
             packet::acknowledge(pkid, out);
             self.sent = now;
@@ -578,6 +623,11 @@ impl<'a> Session<'a> {
 
     fn dismissed(&self, code: u8, words: &Words) -> Result<Option<Change>, End> {
         let mut end = reason::of_disconnect(code, words);
+        if self.asking() && matches!(code, 0x87 | 0x8f | 0xa2) {
+            // The commands are what it will not have; telemetry need not wait for that.
+            end.reaction = Reaction::Retry;
+            return Err(end);
+        }
         // A topic that a local program chose must not hold everything else.
         let by_topic = matches!(code, 0x87 | 0x90) && self.flight.iter().any(|f| f.message);
         if by_topic {
@@ -646,19 +696,20 @@ impl<'a> Session<'a> {
             }
             return Ok(());
         }
-        if now >= self.silence_ends() {
+        self.ask(now, out)?;
+        if !self.has_room_in() {
+            // We do not listen: whatever is missing may be there.
+        } else if now >= self.silence_ends() {
             return Err(End::retry(format!(
                 "nothing came from the broker for {} s; the link is dead, trying again",
                 now.saturating_sub(self.heard).as_secs()
             )));
-        }
-        if self.flight.front().is_some_and(|f| now >= f.sent + timeout) {
+        } else if self.flight.front().is_some_and(|f| now >= f.sent + timeout) {
             return Err(End::retry(format!(
                 "the broker did not acknowledge a message within {} s; trying again",
                 timeout.as_secs()
             )));
-        }
-        if self.asked.is_some_and(|(_, at)| now >= at + timeout) {
+        } else if self.asked.is_some_and(|(_, at)| now >= at + timeout) {
             return Err(End::retry(format!(
                 "the broker did not answer SUBSCRIBE within {} s; trying again",
                 timeout.as_secs()
@@ -677,9 +728,14 @@ impl<'a> Session<'a> {
         if self.phase == Phase::Connecting {
             return self.plan.timeout;
         }
+        let ask_at = self.ask_at.filter(|_| self.online());
+        let next = self.ping_at().min(ask_at.unwrap_or(Duration::MAX));
+        if !self.has_room_in() {
+            return next;
+        }
         let oldest = self.flight.front().map(|f| f.sent);
         let asked = self.asked.map(|(_, at)| at);
-        let next = self.silence_ends().min(self.ping_at());
+        let next = self.silence_ends().min(next);
         let waiting = [oldest, asked].into_iter().flatten();
         waiting.fold(next, |next, sent| next.min(sent + self.plan.timeout))
     }
@@ -690,11 +746,21 @@ impl<'a> Session<'a> {
 
     /// One unanswered ping is enough: a second could only queue behind it.
     fn ping_at(&self) -> Duration {
+        if !self.has_room_in() {
+            // Its answer would not be read; the broker must hear of us all the same.
+            return self.sent + self.keep_alive * 9 / 10;
+        }
         if self.pinged {
             return Duration::MAX;
         }
         self.heard.min(self.sent) + self.keep_alive * 9 / 10
     }
+}
+
+/// How long to wait before commands are asked for again.
+pub(super) fn pause(refusals: u32) -> Duration {
+    let pause = ASK_AGAIN.saturating_mul(2u32.saturating_pow(refusals));
+    pause.min(ASK_AGAIN_MAX)
 }
 
 /// The other side closed the connection.
