@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) no_inodes: bool,
     /// Every sync fails; nothing can be made or written.
     pub(crate) failing: bool,
+    /// What a failing sync was asked for is on disk all the same.
+    pub(crate) resurfacing: bool,
     pub(crate) read_only: bool,
 }
 
@@ -74,6 +76,7 @@ impl Simulated {
             capacity: 1 << 30,
             no_inodes: false,
             failing: false,
+            resurfacing: false,
             read_only: false,
         })))
     }
@@ -313,6 +316,9 @@ impl Storage for Simulated {
     fn sync(&mut self, file: &mut u64) -> io::Result<()> {
         let mut state = self.state();
         if state.step()? || state.failing {
+            if state.resurfacing {
+                state.settle(*file);
+            }
             // Marked clean and never written: what a failed fsync leaves on ext4.
             if let Some(inode) = state.inodes.get_mut(file) {
                 inode.pending.clear();

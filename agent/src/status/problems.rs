@@ -5,7 +5,7 @@
 //! operators.
 
 use super::words::{bytes, count, duration, of};
-use super::{Problem, SpoolStatus, Status, UplinkStatus};
+use super::{CommandsStatus, Problem, SpoolStatus, Status, UplinkStatus};
 
 /// A link that fails is worth a word after this long: two default batches, so
 /// that one lost request is no alarm.
@@ -85,6 +85,9 @@ pub fn problems(status: &Status) -> Vec<Problem> {
                 ),
             ));
         }
+    }
+    if let Some(status) = &status.commands {
+        commands(status, &mut found);
     }
     if !status.clock.synchronised && status.agent.uptime_s >= CLOCK_PATIENCE_S {
         found.push(warning(
@@ -232,6 +235,40 @@ fn down(uplink: &UplinkStatus, uptime_s: u64, found: &mut Vec<Problem>) {
             ));
         }
         _ => {}
+    }
+}
+
+fn commands(status: &CommandsStatus, found: &mut Vec<Problem>) {
+    if let Some(why) = &status.alarm {
+        found.push(error(
+            "commands",
+            format!(
+                "Commands are refused: {}. Check the state folder's owner, mount and free space; \
+                 it is tried again with each command.",
+                why.trim_end_matches('.')
+            ),
+        ));
+    }
+    if let Some(why) = &status.reason {
+        found.push(error(
+            "commands",
+            format!("No command can come: {}.", why.trim_end_matches('.')),
+        ));
+    }
+    let (used, limit) = (
+        u128::from(status.remembered_bytes),
+        u128::from(status.remembered_limit_bytes),
+    );
+    if limit > 0 && used * 100 >= limit * NEARLY_FULL_PERCENT {
+        found.push(warning(
+            "commands",
+            format!(
+                "{} of {} for what is remembered of commands are used; then new ones are refused. \
+                 Give commands an expiry, set commands.remember shorter or commands.journal larger.",
+                bytes(status.remembered_bytes),
+                bytes(status.remembered_limit_bytes)
+            ),
+        ));
     }
 }
 
@@ -417,6 +454,33 @@ mod tests {
         }
         status.uplinks[0].required = false;
         check(&status, &[("warning", "uplink otlp")]);
+    }
+
+    #[test]
+    fn commands_that_cannot_come_or_be_taken_are_a_problem_with_words() {
+        let mut status = sample::fine();
+        let mut fine = CommandsStatus {
+            state: "subscribed".into(),
+            remembered_bytes: 89,
+            remembered_limit_bytes: 100,
+            ..CommandsStatus::default()
+        };
+        status.commands = Some(fine.clone());
+        check(&status, &[]);
+        fine.remembered_bytes = 90;
+        status.commands = Some(fine.clone());
+        check(&status, &[("warning", "commands")]);
+        fine.reason = Some("the broker refused to send x/command/+; asked again in 30 s".into());
+        fine.alarm = Some("no command is taken: No space left on device".into());
+        status.commands = Some(fine);
+        let expected = [("error", "commands"), ("error", "commands")];
+        check(
+            &status,
+            &[&expected[..], &[("warning", "commands")]].concat(),
+        );
+        let found = problems(&status);
+        assert!(found[0].message.contains("No space left"), "{found:?}");
+        assert!(found[1].message.contains("in 30 s"), "{found:?}");
     }
 
     #[test]

@@ -20,6 +20,8 @@
 pub(crate) mod answer;
 pub(crate) mod decode;
 pub(crate) mod desk;
+#[cfg(test)]
+mod desk_tests;
 mod poster;
 pub(crate) mod shell;
 mod spans;
@@ -39,6 +41,7 @@ use self::desk::Limits;
 use self::shell::Setup;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::event::Events;
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::spool::storage::{OpenError, RealFiles};
@@ -65,6 +68,7 @@ pub(crate) struct World<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) clock: Clock,
     pub(crate) tracer: Tracer,
+    pub(crate) events: Events,
     pub(crate) work: Work,
     pub(crate) outbox: Outbox,
     /// Where the figures are shown.
@@ -100,6 +104,7 @@ impl Commands {
                 boot_id: identity.boot_id,
                 clock: world.clock,
                 tracer: world.tracer,
+                events: world.events,
                 jobs: world.work,
                 outbox: world.outbox,
                 storage: open(&config.paths.state.join("commands")),

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use crate::status::words::{bytes, count, duration, of, utc};
-use crate::status::{GaugeStatus, JobStatus, LostStatus, SpoolStatus, Status, UplinkStatus};
+use crate::status::{
+    CommandsStatus, GaugeStatus, JobStatus, LostStatus, SpoolStatus, Status, UplinkStatus,
+};
 
 /// What the page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,9 @@ pub fn render(status: &Status, view: View) -> String {
     page.block("gauges", &gauges(status));
     if !status.jobs.is_empty() {
         page.block("jobs", &jobs(status));
+    }
+    if let Some(status) = &status.commands {
+        page.block("commands", &commands(status));
     }
     page.block("agent", &agent(status));
     page.config(status);
@@ -379,6 +384,34 @@ fn job(job: &JobStatus) -> String {
     line
 }
 
+fn commands(status: &CommandsStatus) -> Vec<String> {
+    let refused: Vec<String> = status
+        .refused
+        .iter()
+        .map(|(code, times)| format!("{} {}", count(*times), code.replace('_', " ")))
+        .collect();
+    let mut lines = vec![
+        status.state.clone(),
+        format!("{} received", count(status.received)),
+        format!("{} accepted", count(status.accepted)),
+    ];
+    if !refused.is_empty() {
+        lines.push(format!("refused: {}", refused.join(", ")));
+    }
+    if status.unanswered + status.dropped > 0 {
+        let (unanswered, dropped) = (count(status.unanswered), count(status.dropped));
+        lines.push(format!("{unanswered} unanswered, {dropped} dropped"));
+    }
+    lines.push(format!("{} under way", count(status.under_way)));
+    lines.push(format!(
+        "{} remembered in {} of {}",
+        count(status.remembered),
+        bytes(status.remembered_bytes),
+        bytes(status.remembered_limit_bytes)
+    ));
+    lines
+}
+
 fn agent(status: &Status) -> Vec<String> {
     let agent = &status.agent;
     let unread = || "not read yet".to_owned();
@@ -592,6 +625,38 @@ mod tests {
         assert_eq!(page.matches('\x1b').count(), 2);
         assert!(!clean(&"x".repeat(LONGEST)).contains('…'));
         assert!(clean(&"x".repeat(LONGEST + 7)).ends_with("(7 more characters: see --json)"));
+    }
+
+    #[test]
+    fn commands_are_shown_where_they_are_on() {
+        let mut status = sample::fine();
+        let view = View {
+            width: 100,
+            colour: false,
+        };
+        assert!(!render(&status, view).contains("commands"));
+        status.commands = Some(CommandsStatus {
+            state: "subscribed".into(),
+            received: 10_000,
+            accepted: 66,
+            refused: [("too_many".into(), 9_933), ("unknown_job".into(), 1)].into(),
+            unanswered: 9_900,
+            under_way: 2,
+            remembered: 66,
+            remembered_bytes: 40_000,
+            remembered_limit_bytes: 262_144,
+            ..CommandsStatus::default()
+        });
+        let page = render(&status, view);
+        for part in [
+            "commands subscribed",
+            "10,000 received",
+            "refused: 9,933 too many, 1 unknown job",
+            "2 under way",
+            "66 remembered in",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
     }
 
     #[test]

@@ -40,21 +40,29 @@ pub(crate) fn refused(job: &str, code: Code, words: &str, process: Option<&Trace
     end(answer)
 }
 
+/// How a run ended, in a word.
+pub(crate) fn status(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Exited(0) => "ok",
+        Outcome::Exited(_) | Outcome::Signalled(_) => "failed",
+        Outcome::TimedOut => "timed_out",
+        Outcome::NotStarted(_) => "not_started",
+        Outcome::Interrupted => "interrupted",
+    }
+}
+
 /// It ran, or should have.
 pub(crate) fn done(job: &str, ended: &Ended, process: Option<&TraceContext>) -> Bytes {
     let mut answer = begin(job, "done", process);
-    let (status, error) = match &ended.outcome {
-        Outcome::Exited(0) => ("ok", String::new()),
-        Outcome::Exited(code) => ("failed", format!("exit code {code}")),
-        Outcome::Signalled(signal) => ("failed", format!("ended by signal {signal}")),
-        Outcome::TimedOut => ("timed_out", "its time was up, and it was ended".to_owned()),
-        Outcome::NotStarted(why) => ("not_started", why.clone()),
-        Outcome::Interrupted => (
-            "interrupted",
-            "the agent was stopped, and ended it".to_owned(),
-        ),
+    let error = match &ended.outcome {
+        Outcome::Exited(0) => String::new(),
+        Outcome::Exited(code) => format!("exit code {code}"),
+        Outcome::Signalled(signal) => format!("ended by signal {signal}"),
+        Outcome::TimedOut => "its time was up, and it was ended".to_owned(),
+        Outcome::NotStarted(why) => why.clone(),
+        Outcome::Interrupted => "the agent was stopped, and ended it".to_owned(),
     };
-    put(&mut answer, "status", status);
+    put(&mut answer, "status", status(&ended.outcome));
     match ended.outcome {
         Outcome::Exited(code) => put(&mut answer, "exit_code", code),
         Outcome::Signalled(signal) => put(&mut answer, "signal", signal),

@@ -348,6 +348,55 @@ mod tests {
     }
 
     #[test]
+    fn hostile_json_is_refused_with_words_or_is_what_it_says() {
+        let nested = |open: &str, close: &str| {
+            let depth = 10_000.min(MAX_PAYLOAD / (open.len() + close.len()) - 8);
+            format!("{{\"n\":{}1{}}}", open.repeat(depth), close.repeat(depth))
+        };
+        for payload in [
+            nested("[", "]").as_bytes(),
+            nested("{\"a\":", "}").as_bytes(),
+            "[".repeat(10_000).as_bytes(),
+            b"{\"n\":1e999}",
+            b"{\"n\":-1e999}",
+            b"{\"n\":NaN}",
+            b"{\"n\":\"\xc3\x28\"}",
+            b"{\"\xff\":1}",
+            b"{\"n\":\"\\ud800\"}",
+            b"{\"n\":\"\x00\"}",
+            b"{\"n\":01}",
+            b"\xef\xbb\xbf{}",
+            b"{}{}",
+        ] {
+            let message = message("sonde/gw/command/ping", payload);
+            let refused = decode(message, 1, &places()).expect_err("refused");
+            assert_eq!(refused.code, Code::BadArguments);
+            assert!(refused.words.len() < 200, "{}", refused.words);
+        }
+        // Of a name that stands twice the last counts, for the schema and the program alike.
+        let twice = message("sonde/gw/command/ping", b"{\"n\":1,\"n\":2}");
+        let command = decode(twice, 1, &places()).expect("a command");
+        assert_eq!(command.arguments["n"], 2);
+        assert_eq!(command.arguments.len(), 1);
+    }
+
+    #[test]
+    fn a_response_topic_or_correlation_data_of_64_kib_is_refused_to_the_default_topic() {
+        let long = 65_535;
+        let mut wide = message("sonde/gw/command/ping", b"");
+        wide.response_topic = Some(format!("sonde/gw/response/{}", "x".repeat(long - 18)));
+        let mut named = message("sonde/gw/command/ping", b"");
+        named.correlation = Some(Bytes::from(vec![7; long]));
+        for (received, code) in [(wide, Code::ResponseTopic), (named, Code::TooLarge)] {
+            let refused = decode(received, 1, &places()).expect_err("refused");
+            assert_eq!(refused.code, code);
+            assert_eq!(refused.back.topic, "sonde/gw/response/ping");
+            assert!(refused.words.len() < 300, "{}", refused.words);
+            assert!(refused.back.correlation.is_none());
+        }
+    }
+
+    #[test]
     fn answers_go_only_where_they_may() {
         for (topic, fine) in [
             ("sonde/gw/response/ping", true),
@@ -363,6 +412,13 @@ mod tests {
             ("sonde/other/command/ping", false),
             ("sonde/gw/state", false),
             ("$SYS/x", false),
+            ("$share/g/cloud/answers", false),
+            ("sonde/+/response/ping", false),
+            ("sonde/gw/response/#", false),
+            ("sonde/gw2/response/ping", false),
+            ("/sonde/gw/response/ping", false),
+            ("sonde/gw/response/\u{0}", false),
+            ("sonde/gw/response/../command/x", true),
             ("", false),
             (&format!("cloud/answers/{}", "x".repeat(MAX_TOPIC)), false),
         ] {

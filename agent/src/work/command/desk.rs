@@ -3,11 +3,16 @@
 //! in the order that makes them safe:
 //!
 //! ```text
-//! weigh ─ New ──► accept ─ synced ─► PUBACK, answer "received"
-//!   │                                 └► start ─ synced ─► the program starts, answer "running"
-//!   ├─ Again ──► answer as it stands                        └► done ─ synced ─► the answer
+//! weigh ─ New ──► accept, start ─ synced ─► PUBACK, answer "received"
+//!   │                                        └► the program starts, answer "running"
+//!   ├─ Again ──► answer as it stands             └► done ─ synced ─► the answer
 //!   └─ Refused ► answer, if not too many were
 //! ```
+//!
+//! **One write before the PUBACK.** It says that the program may have been
+//! started. A record that says less would have to be run after a restart; but a
+//! write that was reported as failed, and was answered `unavailable`, can be on
+//! disk all the same. This one is answered `interrupted` then, and not run.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -79,12 +84,10 @@ pub(crate) enum Weighed {
 /// What a command that was found at the start needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resume {
-    /// Run it.
+    /// Run it: its job is idempotent.
     Run,
     /// It may have been started, and not twice: say so.
     Interrupted,
-    /// Its time is up.
-    Expired,
     /// It is over; its answer may not have been sent.
     Answer,
 }
@@ -134,11 +137,10 @@ impl Desk {
     }
 
     /// Takes over what was found on disk and says what each one needs, oldest
-    /// first. `damaged`: it cannot be believed that nothing was started.
+    /// first.
     pub(crate) fn recover(
         &mut self,
         found: Vec<Entry>,
-        damaged: bool,
         now: Stamp,
         trusted: bool,
         idempotent: impl Fn(&str) -> bool,
@@ -154,6 +156,10 @@ impl Desk {
             *last = (*last).max(entry.arrival.at.boot_ns).max(started);
         }
         let mut needs = Vec::new();
+        // None was acknowledged: whoever sent it sends it again, or was told no.
+        let found = found
+            .into_iter()
+            .filter(|entry| entry.state != State::Received);
         for mut entry in found {
             let last = lasted.get(&entry.arrival.boot).copied().unwrap_or(0);
             entry.arrival = self.rebased(entry.arrival, last, now, trusted);
@@ -161,12 +167,7 @@ impl Desk {
             let need = match &entry.state {
                 State::Done { posted: true, .. } => None,
                 State::Done { .. } => Some(Resume::Answer),
-                _ if is_expired(&entry, now) => match entry.state {
-                    State::Received => Some(Resume::Expired),
-                    _ => Some(Resume::Interrupted),
-                },
-                State::Received if !damaged || again => Some(Resume::Run),
-                State::Started { .. } if again => Some(Resume::Run),
+                _ if again && !is_expired(&entry, now) => Some(Resume::Run),
                 _ => Some(Resume::Interrupted),
             };
             needs.extend(need.map(|need| (entry.id, need)));
@@ -366,35 +367,38 @@ impl Desk {
         }
     }
 
-    /// Its program is about to start; `false`: its time is up.
+    /// Its program is about to start; gives back how it stood. `None`: its time is up.
     pub(crate) fn start(
         &mut self,
         id: u64,
         process: TraceContext,
         run: Option<TraceContext>,
         now: Stamp,
-    ) -> bool {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return false;
-        };
+    ) -> Option<State> {
+        let entry = self.entries.get_mut(&id)?;
         if is_expired(entry, now) {
-            return false;
+            return None;
         }
         entry.starts = entry.starts.saturating_add(1);
-        entry.state = State::Started {
+        let started = State::Started {
             process,
             run,
             at: now,
         };
-        true
+        Some(std::mem::replace(&mut entry.state, started))
     }
 
-    /// That could not be written down: nothing was started.
-    pub(crate) fn not_started(&mut self, id: u64) {
+    /// That could not be written down: it stands as `before`.
+    pub(crate) fn not_started(&mut self, id: u64, before: State) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.starts = entry.starts.saturating_sub(1);
-            entry.state = State::Received;
+            entry.state = before;
         }
+    }
+
+    /// Whether its time is up.
+    pub(crate) fn is_expired(&self, id: u64, now: Stamp) -> bool {
+        self.entry(id).is_some_and(|entry| is_expired(entry, now))
     }
 
     /// It is over.

@@ -20,6 +20,7 @@ use super::desk::{Desk, Limits, Resume, Weighed};
 use super::poster::{self, Letter, Post, Posted};
 use super::{Jobs, spans};
 use crate::clock::Clock;
+use crate::event::{self, Events};
 use crate::spool::storage::Storage;
 use crate::status::CommandsStatus;
 use crate::trace::Tracer;
@@ -48,6 +49,8 @@ pub(crate) struct Setup<J, P, S> {
     pub(crate) clock: Clock,
     /// For spans.
     pub(crate) tracer: Tracer,
+    /// Where accepted, refused and ended commands are told.
+    pub(crate) events: Events,
     /// Who runs jobs.
     pub(crate) jobs: J,
     /// Where answers go.
@@ -85,6 +88,7 @@ async fn run<J: Jobs, P: Post, S: Storage + 'static>(setup: Setup<J, P, S>) {
         places,
         clock: setup.clock,
         tracer: setup.tracer,
+        events: setup.events,
         jobs: setup.jobs,
         disk,
         letters,
@@ -145,6 +149,7 @@ struct Shell<J: Jobs, S: Storage> {
     places: Places,
     clock: Clock,
     tracer: Tracer,
+    events: Events,
     jobs: J,
     disk: Disk<S>,
     letters: mpsc::Sender<Letter>,
@@ -158,7 +163,7 @@ struct Shell<J: Jobs, S: Storage> {
     subscribed: watch::Receiver<Subscribed>,
     dropped: watch::Receiver<u64>,
     status: watch::Sender<Option<CommandsStatus>>,
-    /// Accepted, and not started because that could not be written down.
+    /// To be run again, and not started because that could not be written down.
     failed: Vec<u64>,
     alarm: Option<String>,
     lost_answers: u64,
@@ -242,9 +247,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         let (now, trusted) = (self.clock.now(), self.clock.synchronised());
         let jobs = self.jobs.clone();
         let idempotent = |job: &str| jobs.is_idempotent(job);
-        let needs = self
-            .desk
-            .recover(found.entries, found.damaged, now, trusted, idempotent);
+        let needs = self.desk.recover(found.entries, now, trusted, idempotent);
         self.desk.forget_old(now);
         let mut round = Round::default();
         for (id, need) in needs {
@@ -252,7 +255,6 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
                 Resume::Answer => self.send_end(id).await,
                 Resume::Run => self.readmit(id, &mut round),
                 Resume::Interrupted => self.unrun(id, Unrun::Interrupted, &mut round),
-                Resume::Expired => self.unrun(id, Unrun::Expired, &mut round),
             }
         }
         self.finish(round).await;
@@ -313,6 +315,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         crate::trace::within(opentelemetry::trace::Span::span_context(&span), || {
             log::warn!("command {job}: {words}");
         });
+        self.told_end(&span, id, &job, kind);
         spans::end(span, Some((kind, words)));
         let answer = answer::unrun(&job, &why, within.context.as_ref());
         self.desk.done(id, answer, within.context);
@@ -393,6 +396,9 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         crate::trace::within(opentelemetry::trace::Span::span_context(&span), || {
             log::info!("command {} refused: {words}", back.job);
         });
+        // Bounded as the answers are.
+        let said = [("job", &*back.job), ("error", code.as_str())];
+        self.tell(&span, event::name::COMMAND_REFUSED, &[], &said);
         spans::end(span, Some((code.as_str(), &words)));
         let answer = answer::refused(&back.job, code, &words, within.context.as_ref());
         self.send(None, &back, answer, within).await;
@@ -408,9 +414,14 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         let interrupted = ended.outcome == Outcome::Interrupted;
         let failure = ended.outcome.is_failure();
         let words = ended.outcome.to_string();
+        // It stays `started` then, and the next start runs it again.
+        let over = !(interrupted && stopping && again);
+        if over {
+            let outcome = answer::status(&ended.outcome);
+            self.told_end(&active.span, id, &active.back.job, outcome);
+        }
         spans::end(active.span, failure.then_some(("job_failed", &*words)));
-        if interrupted && stopping && again {
-            // It stays `started`, and the next start runs it again.
+        if !over {
             return;
         }
         let process = active.within.context;
@@ -421,23 +432,36 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
 
     /// Writes, and does what writing makes safe.
     async fn finish(&mut self, mut round: Round) {
-        let accepted = round.accepted.iter().map(|(id, _)| id);
-        let records = self.puts(accepted.chain(&round.over));
-        let written = records.is_empty() || self.write(records).await;
-        for (id, receipt) in round.accepted {
-            if written {
-                receipt.acknowledge();
-                self.say(id, "received").await;
-                round.start.push(id);
-            } else {
-                self.give_back(id).await;
-                receipt.acknowledge();
+        let over = std::mem::take(&mut round.over);
+        if !over.is_empty() {
+            let records = self.puts(over.iter());
+            self.write(records).await;
+            for id in over {
+                self.send_end(id).await;
             }
         }
-        for id in round.over {
-            self.send_end(id).await;
-        }
-        self.start(round.start).await;
+        self.start(round).await;
+    }
+
+    fn tell(
+        &self,
+        span: &Span,
+        name: event::Name,
+        measurements: &[(&str, f64)],
+        metadata: &[(&str, &str)],
+    ) {
+        let context = opentelemetry::trace::Span::span_context(span).clone();
+        let events = &self.events;
+        events.emit_in(Some(context), name, measurements, metadata);
+    }
+
+    fn told_end(&self, span: &Span, id: u64, job: &str, outcome: &str) {
+        let now = self.clock.now();
+        let age_ns = self.desk.entry(id).map_or(0, |entry| entry.age_ns(now));
+        let duration = Duration::from_nanos(age_ns).as_secs_f64();
+        let said = [("job", job), ("outcome", outcome)];
+        let name = event::name::COMMAND_END;
+        self.tell(span, name, &[("duration", duration)], &said);
     }
 
     /// It could not be written down, so it was never accepted.
@@ -446,35 +470,69 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         if let Some(active) = self.active.remove(&id) {
             let refused = Refused {
                 code: Code::Unavailable,
-                words: "it could not be written down, so it was not run".to_owned(),
+                words: match self.jobs.is_idempotent(&active.back.job) {
+                    false => "it could not be written down, so it was not run".to_owned(),
+                    // See the desk: the record may be on disk all the same.
+                    true => "it could not be written down, so it was not run; as its job is \
+                             idempotent, it may be after a restart"
+                        .to_owned(),
+                },
                 back: active.back,
             };
             self.refuse(refused, active.span, active.within).await;
         }
     }
 
-    async fn start(&mut self, ids: Vec<u64>) {
+    /// Writes that programs are about to start, acknowledges what is new, and
+    /// starts them.
+    async fn start(&mut self, round: Round) {
         let now = self.clock.now();
-        let (mut starting, mut round) = (Vec::new(), Round::default());
+        let mut fresh: BTreeMap<u64, Receipt> = round.accepted.into_iter().collect();
+        let ids: Vec<u64> = fresh.keys().copied().chain(round.start).collect();
+        let (mut starting, mut late) = (Vec::new(), Round::default());
         for id in ids {
             let context = self.active.get(&id).and_then(|a| a.within.context.clone());
             // Every span of ours has a context.
             let process = context.unwrap_or_else(no_context);
-            if self.desk.start(id, process, None, now) {
-                starting.push(id);
-            } else {
-                self.unrun(id, Unrun::Expired, &mut round);
+            match self.desk.start(id, process, None, now) {
+                Some(before) => starting.push((id, before)),
+                None => self.unrun(id, Unrun::Expired, &mut late),
             }
         }
-        let records = self.puts(starting.iter().chain(&round.over));
+        let begun = starting.iter().map(|(id, _)| id);
+        let records = self.puts(begun.chain(&late.over));
         if records.is_empty() {
             return;
         }
         let written = self.write(records).await;
-        for id in starting {
+        // A slow disk takes its time.
+        let now = self.clock.now();
+        let mut slow = Round::default();
+        for (id, before) in starting {
+            let receipt = fresh.remove(&id);
             if !written {
-                self.desk.not_started(id);
-                self.failed.push(id);
+                match receipt {
+                    Some(receipt) => {
+                        self.give_back(id).await;
+                        receipt.acknowledge();
+                    }
+                    None => {
+                        self.desk.not_started(id, before);
+                        self.failed.push(id);
+                    }
+                }
+                continue;
+            }
+            if let Some(receipt) = receipt {
+                receipt.acknowledge();
+                if let Some(active) = self.active.get(&id) {
+                    let said = [("job", &*active.back.job)];
+                    self.tell(&active.span, event::name::COMMAND_START, &[], &said);
+                }
+                self.say(id, "received").await;
+            }
+            if self.desk.is_expired(id, now) {
+                self.unrun(id, Unrun::Expired, &mut slow);
                 continue;
             }
             let admitted = self.active.get_mut(&id).and_then(|a| a.admitted.take());
@@ -483,7 +541,14 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
                 self.say(id, "running").await;
             }
         }
-        for id in round.over {
+        if !slow.over.is_empty() {
+            let records = self.puts(slow.over.iter());
+            self.write(records).await;
+        }
+        for id in late.over.into_iter().chain(slow.over) {
+            if let Some(receipt) = fresh.remove(&id) {
+                receipt.acknowledge();
+            }
             self.send_end(id).await;
         }
     }

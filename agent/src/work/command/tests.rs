@@ -19,6 +19,7 @@ use super::desk::Limits;
 use super::poster::Post;
 use super::shell::{Setup, spawn};
 use crate::clock::{Clock, ClockTrust};
+use crate::event::Events;
 use crate::message::Message;
 use crate::spool::simulated::Simulated;
 use crate::status::CommandsStatus;
@@ -203,6 +204,7 @@ impl World {
             boot_id: self.boot,
             clock: Clock::new(ClockTrust::Always),
             tracer: testing::tracer().0,
+            events: Events::new(Clock::new(ClockTrust::Always)),
             jobs: FakeJobs {
                 disk: self.disk.clone(),
                 seen: self.seen.clone(),
@@ -563,6 +565,42 @@ async fn a_disk_that_takes_nothing_runs_nothing_and_says_so() {
     life.send(2, command("job", "b", false)).await;
     assert_eq!(world.finals("b", 1).await[0]["status"], "ok");
     assert!(life.status().alarm.is_none());
+}
+
+/// A failed sync promises nothing, not even that the bytes are gone.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_was_answered_unavailable_never_runs_though_its_record_reappears() {
+    for (seed, power) in [(1, false), (2, true), (3, true), (4, true), (5, true)] {
+        let world = World::new(seed);
+        let life = world.start();
+        life.send(1, command("job", "before", false)).await;
+        world.finals("before", 1).await;
+        sleep(Duration::from_secs(1)).await;
+        let bytes = |world: &World| -> usize {
+            let files = world.disk.files();
+            files.iter().map(|(_, len)| len).sum()
+        };
+        let whole = bytes(&world);
+        (world.disk.state().failing, world.disk.state().resurfacing) = (true, true);
+        life.send(2, command("job", "a", false)).await;
+        assert_eq!(world.finals("a", 1).await[0]["code"], "unavailable");
+        world.until(|| life.acked().contains(&2)).await;
+        (world.disk.state().failing, world.disk.state().resurfacing) = (false, false);
+        life.gone.cancel();
+        life.task.abort();
+        let _ = life.task.await;
+        if power {
+            world.disk.crash();
+        }
+        assert!(bytes(&world) > whole, "the record is there");
+        let life = world.start();
+        sleep(Duration::from_secs(60)).await;
+        life.send(3, command("job", "after", false)).await;
+        world.finals("after", 1).await;
+        let facts = world.seen.facts();
+        assert_eq!(facts.starts.get("a"), None, "power {power} seed {seed}");
+        assert_eq!(facts.starts["before"], 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
