@@ -23,9 +23,9 @@
 //! is ever added to that file again: what a failed `fsync` left of it, nobody knows.
 //!
 //! **Damage.** A torn last frame is what a power cut leaves and means nothing.
-//! Damage with a whole frame behind it does: what was lost could say that a
-//! command was started. So then no command is started from this file, see
-//! [`Recovered::damaged`].
+//! Damage with a whole frame behind it does: what was lost could be the end of
+//! a command or its next start. It is told, see [`Recovered::damaged`]; a
+//! command is first written down as started, so it makes none run twice.
 //!
 //! Blocking: whoever runs it on a runtime wraps each call in `spawn_blocking`.
 
@@ -71,8 +71,7 @@ pub(crate) struct Journal<S: Storage> {
 pub(crate) struct Recovered {
     /// Each command's last state, oldest first.
     pub(crate) entries: Vec<Entry>,
-    /// Records may be missing from the middle: no entry that is only received
-    /// may be believed to be no more than that.
+    /// Records may be missing from the middle.
     pub(crate) damaged: bool,
     /// What is worth a line in the log.
     pub(crate) notes: Vec<String>,
