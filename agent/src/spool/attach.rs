@@ -46,7 +46,7 @@ impl<S: Storage> Core<S> {
         for (key, loss) in &found.ledger.losses.table {
             self.losses.add(key.0, key.1, *loss);
         }
-        for (key, loss) in found.ledger.losses.untold(&found.ledger.told).table {
+        for (key, loss) in found.ledger.losses.untold(&found.ledger.untold).table {
             self.untold.add(key.0, key.1, loss);
         }
         for (uplink, ranges) in found.ledger.done.iter().enumerate() {

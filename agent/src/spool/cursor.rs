@@ -11,10 +11,10 @@
 //! the sets of a class are equal, and are written once.
 //!
 //! ```text
-//! ledger   version u64 | next seq u64 | cursors u8 | losses u8 | cursor… | loss… | told u8 | told…
+//! ledger   version u64 | next seq u64 | cursors u8 | losses u8 | cursor… | loss… | untold u8 | untold…
 //! cursor   uplink u8 (1 otlp, 2 mqtt) | class and signals u8 | ranges u16 | (gap, length)…   as LEB128
 //! loss     class u8 | reason u8 | frames u64 | items u64 | first unix_ns u64 | last unix_ns u64
-//! told     class u8 | reason u8 | frames u64 | items u64
+//! untold   class u8 | reason u8 | frames u64 | items u64
 //! slot     magic "SNDECUR\n" | format u16 = 1 | zero u16 | length u32 | CRC32C u32 | ledger
 //! ```
 //!
@@ -340,31 +340,25 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    /// All of it but what is in `untold`.
-    pub(crate) fn told(&self, untold: &Losses) -> Told {
-        let told = self.table.iter().map(|(key, loss)| {
-            let rest = untold.table.get(key);
-            let (frames, items) = rest.map_or((0, 0), |rest| (rest.frames, rest.items));
-            let told = (
-                loss.frames.saturating_sub(frames),
-                loss.items.saturating_sub(items),
-            );
-            (*key, told)
-        });
-        told.filter(|(_, told)| *told != (0, 0)).collect()
+    /// Only how much it is.
+    pub(crate) fn counts(&self) -> Untold {
+        let all = self.table.iter();
+        all.map(|(key, loss)| (*key, (loss.frames, loss.items)))
+            .collect()
     }
 
     /// What is left to tell; its time is that of all that is known.
-    pub(crate) fn untold(&self, told: &Told) -> Losses {
+    pub(crate) fn untold(&self, untold: &Untold) -> Losses {
         let mut out = Losses::default();
-        for (key, loss) in &self.table {
-            let (frames, items) = told.get(key).copied().unwrap_or_default();
-            let rest = Loss {
-                frames: loss.frames.saturating_sub(frames),
-                items: loss.items.saturating_sub(items),
-                ..*loss
-            };
-            out.add(key.0, key.1, rest);
+        for (key, &(frames, items)) in untold {
+            if let Some(loss) = self.table.get(key) {
+                let rest = Loss {
+                    frames,
+                    items,
+                    ..*loss
+                };
+                out.add(key.0, key.1, rest);
+            }
         }
         out
     }
@@ -397,12 +391,12 @@ pub(crate) struct Ledger {
     pub(crate) done: [[Progress; 4]; UPLINKS],
     /// What was lost since the folder was made.
     pub(crate) losses: Losses,
-    /// How much of that has been told upstream: frames, items.
-    pub(crate) told: Told,
+    /// How much of that has not been told upstream.
+    pub(crate) untold: Untold,
 }
 
-/// What of the losses has been told upstream: frames and items.
-pub(crate) type Told = BTreeMap<(Class, Reason), (u64, u64)>;
+/// What of the losses has not been told upstream: frames and items.
+pub(crate) type Untold = BTreeMap<(Class, Reason), (u64, u64)>;
 
 impl Ledger {
     /// As in a commit frame.
@@ -448,9 +442,11 @@ impl Ledger {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         }
-        // An older program stops reading before this.
-        out.push(self.told.len().min(255) as u8);
-        for ((class, reason), (frames, items)) in self.told.iter().take(255) {
+        // An older program stops reading before this; mostly there is nothing.
+        if !self.untold.is_empty() {
+            out.push(self.untold.len().min(255) as u8);
+        }
+        for ((class, reason), (frames, items)) in self.untold.iter().take(255) {
             out.extend_from_slice(&[*class as u8, *reason as u8]);
             out.extend_from_slice(&frames.to_le_bytes());
             out.extend_from_slice(&items.to_le_bytes());
@@ -502,9 +498,7 @@ impl Ledger {
                 ledger.losses.add(class, reason, loss);
             }
         }
-        // Before losses were noted as told, all of them counted as that.
-        let told = ledger.losses.told(&Losses::default());
-        ledger.told = take_told(&mut input).unwrap_or(told);
+        ledger.untold = take_untold(&mut input).unwrap_or_default();
         // Ranges may reach beyond what is kept for a newer program, but not to the end of all seqs.
         (ledger.seq_floor() <= 2 * MAX_SEQ).then_some(ledger)
     }
@@ -548,16 +542,16 @@ fn reason_of(code: u8) -> Option<Reason> {
 }
 
 /// `None`: there is no such part, or not all of it.
-fn take_told(input: &mut Input<'_>) -> Option<Told> {
-    let mut told = Told::new();
+fn take_untold(input: &mut Input<'_>) -> Option<Untold> {
+    let mut untold = Untold::new();
     for _ in 0..input.u8()? {
         let key = (class_of(input.u8()?), reason_of(input.u8()?));
         let counts = (input.u64()?, input.u64()?);
         if let (Some(class), Some(reason)) = key {
-            told.insert((class, reason), counts);
+            untold.insert((class, reason), counts);
         }
     }
-    Some(told)
+    Some(untold)
 }
 
 fn put_varint(out: &mut Vec<u8>, mut number: u64) {
@@ -619,7 +613,7 @@ mod tests {
                 last_unix_ns: 4,
             },
         );
-        ledger.told.insert((Class::Bulk, Reason::Quota), (1, 1));
+        ledger.untold.insert((Class::Bulk, Reason::Quota), (1, 1));
         ledger
     }
 
@@ -645,7 +639,6 @@ mod tests {
         };
         expected.done[0][2].insert(ALL_SIGNALS, 0, 50);
         assert_eq!(Ledger::decode(&old), Some(expected.clone()));
-        old.push(0);
         assert_eq!(expected.encode(), old, "and is still written so");
     }
 
@@ -670,7 +663,7 @@ mod tests {
                     last_unix_ns: 1,
                 };
                 ledger.losses.add(class, reason, loss);
-                ledger.told.insert((class, reason), (1, 1));
+                ledger.untold.insert((class, reason), (1, 1));
             }
         }
         let (_, slot) = ledger.encode_slot().expect("fits");

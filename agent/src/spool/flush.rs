@@ -202,7 +202,7 @@ impl<S: Storage> Core<S> {
         self.settle_cursors(now);
         // Losses outlive the process even if no frame does, and so does who knows of them.
         let ledger = self.ledger();
-        if ledger.losses != self.durable.losses || ledger.told != self.durable.told {
+        if ledger.losses != self.durable.losses || ledger.untold != self.durable.untold {
             self.save_cursors();
         }
         if let Some(log) = &mut self.log {
@@ -442,7 +442,7 @@ impl<S: Storage> Core<S> {
             next_seq: self.next_seq,
             done: self.durable.done.clone(),
             losses: self.losses.clone(),
-            told: self.losses.told(&self.untold),
+            untold: self.untold.counts(),
         };
         let places = ledger.done.iter_mut().zip(&self.durable.done);
         for (reader, (done, before)) in self.readers.iter().zip(places) {
@@ -469,7 +469,7 @@ impl<S: Storage> Core<S> {
         }
         let changed = ledger.done != self.durable.done
             || ledger.losses != self.durable.losses
-            || ledger.told != self.durable.told;
+            || ledger.untold != self.durable.untold;
         if changed {
             ledger.version = self.version.saturating_add(1);
         }
