@@ -346,6 +346,31 @@ fn p05_a_cursor_is_never_ahead_of_the_server_and_never_goes_back() {
 }
 
 #[test]
+fn p05_what_was_given_out_stays_on_flash_until_it_is_acknowledged() {
+    let mut world = World::new(Plan { seed: 1, ..CALM });
+    for n in 0..6 {
+        put(&mut world, Class::Normal, &format!("{n}"));
+    }
+    flush(&mut world);
+    world.core.log.as_mut().unwrap().seal_all();
+    world.core.link(OTLP, true);
+    let mut given = Vec::new();
+    for lane in [Lane::Live, Lane::Backlog] {
+        while let Some(frame) = world.core.next(OTLP, lane, Signals::ALL) {
+            given.push(frame.id);
+        }
+    }
+    let open = given.split_off(3);
+    for id in given {
+        world.core.settle(OTLP, id, &Outcome::Delivered);
+    }
+    world.disk.crash();
+    let found = contents(&world.plan, &world.disk);
+    assert!(open.iter().all(|id| found.contains_key(&id.seq)));
+    assert_eq!(open.len(), 3);
+}
+
+#[test]
 fn p06_recovery_is_idempotent_and_may_be_cut_itself() {
     cuts(CALM, 2, 5, true);
     cuts(TIGHT, 2, 9, true);
@@ -571,6 +596,10 @@ const PROPERTIES: &[(&str, fn())] = &[
     (
         "5 cursors",
         p05_a_cursor_is_never_ahead_of_the_server_and_never_goes_back,
+    ),
+    (
+        "5 given is not acknowledged",
+        p05_what_was_given_out_stays_on_flash_until_it_is_acknowledged,
     ),
     (
         "13 dead uplinks",
