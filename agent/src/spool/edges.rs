@@ -718,3 +718,28 @@ pub(super) fn a_drained_budget_stretches_the_window_that_is_stated_and_kept() {
     assert_eq!(windows[0], 10.0);
     assert!(windows.contains(&20.0) && *windows.last().unwrap() > 20.0);
 }
+
+#[test]
+fn what_may_not_be_read_for_a_while_is_no_damage_and_is_said() {
+    let mut world = World::new(Plan { seed: 1, ..CALM });
+    put(&mut world, Class::Normal, "kept");
+    flush(&mut world);
+    world.core.log.as_mut().unwrap().seal_all();
+    world.disk.state().denied = true;
+    world.core.link(OTLP, true);
+    for _ in 0..100 {
+        assert!(world.core.next(OTLP, Lane::Backlog, Signals::ALL).is_none());
+        assert!(world.core.next(OTLP, Lane::Live, Signals::ALL).is_none());
+    }
+    let now = world.now();
+    let status = world.core.status(now, String::new());
+    assert_eq!((status.lost.len(), status.frames), (0, 1));
+    assert!(status.alarm.is_some());
+    world.disk.state().denied = false;
+    let lanes = [Lane::Live, Lane::Backlog];
+    let frame = lanes
+        .into_iter()
+        .find_map(|lane| world.core.next(OTLP, lane, Signals::ALL));
+    assert_eq!(&frame.unwrap().batch.body[..], b"kept");
+    assert_eq!(world.core.status(now, String::new()).alarm, None);
+}

@@ -360,6 +360,11 @@ impl<S: Storage> Core<S> {
                 }
                 Err(full @ (WriteError::Full | WriteError::Share)) => {
                     if !self.evict(class, matches!(full, WriteError::Share)) {
+                        let quota = self.limits.quota;
+                        if self.log.as_mut().is_some_and(|log| log.limit() < quota) {
+                            self.wait_for_room(class, at);
+                            return false;
+                        }
                         self.disk.outbox_full |= class == Class::Outbox;
                         if let Some(until) = self.disk.full_until.get_mut(class as usize) {
                             *until = at.saturating_add(RETRY_FULL);

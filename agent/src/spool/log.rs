@@ -225,6 +225,8 @@ pub(crate) struct Log<S: Storage> {
     pub(super) unread: Option<(Class, u64, u32)>,
     /// Reads that failed.
     pub(crate) read_errors: u64,
+    /// Why nothing can be read now that can be written: somebody took away the right to.
+    pub(crate) denied: Option<String>,
     pub(super) slots_made: bool,
     /// The cursor file occupies all that it ever will.
     pub(super) slots_allocated: bool,
@@ -276,6 +278,7 @@ impl<S: Storage> Log<S> {
             stuck: false,
             unread: None,
             read_errors: 0,
+            denied: None,
             slots_made: false,
             slots_allocated: false,
             credit: 0,
@@ -453,7 +456,9 @@ impl<S: Storage> Log<S> {
             self.missing = None;
             return Err(WriteError::Disk);
         }
-        if self.class_usage(class) + grown > self.cap(class, self.widest) && !free {
+        // The others have no share of their own, only what there is.
+        let bounded = matches!(class, Class::Critical | Class::Outbox) && !free;
+        if bounded && self.class_usage(class) + grown > self.cap(class, self.widest) {
             return Err(WriteError::Share);
         }
         // `critical` finds room for a segment even before anything has gone.
@@ -754,17 +759,21 @@ impl<S: Storage> Log<S> {
     /// Looks for segments that are gone or shorter than what they hold.
     pub(super) fn audit(&mut self) {
         for class in Class::ALL {
-            let Ok(folder) = self.storage.list(class.as_str()) else {
-                continue;
-            };
-            let lens: BTreeMap<String, u64> = folder
-                .into_iter()
-                .map(|listed| (listed.name, listed.len))
-                .collect();
-            let chain = self.chain(class).segments.iter();
-            let robbed = chain.filter(|(id, segment)| {
-                let len = lens.get(&format!("{id:016x}.seg")).copied();
-                !segment.opaque && !segment.robbed && len.unwrap_or(0) < u64::from(segment.end)
+            let Self {
+                storage, chains, ..
+            } = self;
+            let chain = chains.get(class as usize);
+            let segments = chain.into_iter().flat_map(|chain| &chain.segments);
+            // Not by listing the folder: there may be any number of other names.
+            let robbed = segments.filter(|(id, segment)| {
+                let path = path_of(class, **id);
+                let last = u64::from(segment.end.saturating_sub(1));
+                !segment.opaque
+                    && !segment.robbed
+                    && match storage.read_at(&path, last, &mut [0]) {
+                        Ok(count) => count == 0,
+                        Err(error) => error.kind() == io::ErrorKind::NotFound,
+                    }
             });
             let robbed: Vec<(Class, u64)> = robbed.map(|(&id, _)| (class, id)).collect();
             self.robbed.extend(robbed);

@@ -171,6 +171,12 @@ impl<S: Storage> Log<S> {
         {
             segment.robbed = true;
         }
+        // That is no damage, however long it takes.
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            self.denied = Some(error.to_string());
+            self.stuck = true;
+            return true;
+        }
         let tries = match self.unread {
             _ if error.kind() == io::ErrorKind::NotFound => READ_PATIENCE,
             Some((of, from, tries)) if (of, from) == (class, id) => tries,
@@ -222,6 +228,7 @@ impl<S: Storage> Log<S> {
                         break;
                     }
                 }
+                self.denied = None;
                 self.piece.truncate(done);
                 self.cache = Some((class, id, offset));
                 0

@@ -54,6 +54,13 @@ const LAST_ID: u64 = 1 << 48;
 /// A segment that claims to be among the last of all is read, but none is put behind it.
 const SPARE_IDS: u64 = 1 << 20;
 
+/// No segment is longer, in bytes: what somebody else made longer is not looked
+/// through to the end, and counts as what it occupies.
+const LONGEST: u64 = 16 * 1024 * 1024;
+
+/// Files without a whole header that are kept, all classes together.
+const JUNK: usize = 64;
+
 /// A segment as listed: id, length, header.
 struct Found {
     id: u64,
@@ -140,7 +147,8 @@ impl<S: Storage> Log<S> {
         let mut next = below
             .next_back()
             .map_or(1, |found| found.id.saturating_add(1));
-        while found.iter().any(|found| found.id == next) {
+        let taken = |id| found.binary_search_by_key(&id, |found| found.id).is_ok();
+        while taken(next) {
             next = next.saturating_add(1);
         }
         self.chain_mut(class).next_id = next;
@@ -183,12 +191,16 @@ impl<S: Storage> Log<S> {
     }
 
     fn take(&mut self, class: Class, found: &Found, limit: u32, out: &mut Recovered) {
-        let len = u32::try_from(found.len).unwrap_or(u32::MAX);
+        let len = found.len.min(LONGEST) as u32;
         let mut segment = Segment {
             nonce: 0,
             epoch: 0,
             end: SEGMENT_HEADER as u32,
-            size: found.len,
+            size: if found.len > LONGEST {
+                found.occupied.min(found.len)
+            } else {
+                found.len
+            },
             occupied: found.occupied,
             stats: Stats::default(),
             closed: true,
@@ -208,9 +220,12 @@ impl<S: Storage> Log<S> {
             return;
         }
         let Ok(header) = &found.header else {
-            // Nothing was acknowledged from a file that never got its header.
+            // Nothing was acknowledged from a file that never got its header, and
+            // a heap of those that lost it must not take up memory and time.
+            let kept = self.chains.iter().flat_map(|chain| chain.segments.values());
+            let heap = || kept.filter(|segment| segment.junk).count() >= JUNK;
             if found.readable
-                && found.len <= SEGMENT_HEADER as u64
+                && (found.len <= SEGMENT_HEADER as u64 || heap())
                 && self.storage.unlink(&path_of(class, found.id)).is_ok()
             {
                 return;

@@ -58,6 +58,9 @@ impl<S: Storage> Core<S> {
             out.damaged = log.damaged;
             out.flash_bytes = log.flash;
             out.device_written_bytes = log.device_written(now.stamp.boot_ns);
+            if let (None, Some(denied)) = (&out.alarm, &log.denied) {
+                out.alarm = Some(format!("{denied}; what is stored there waits"));
+            }
         }
         out.lost = self
             .losses

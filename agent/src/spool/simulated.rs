@@ -55,6 +55,8 @@ pub(crate) struct State {
     /// What a failing sync was asked for is on disk all the same.
     pub(crate) resurfacing: bool,
     pub(crate) read_only: bool,
+    /// Somebody took away the right to read.
+    pub(crate) denied: bool,
 }
 
 /// The disk; clones share it.
@@ -78,6 +80,7 @@ impl Simulated {
             failing: false,
             resurfacing: false,
             read_only: false,
+            denied: false,
         })))
     }
 
@@ -352,6 +355,9 @@ impl Storage for Simulated {
     fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state();
         state.step()?;
+        if state.denied {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let number = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         let bytes = &state.inodes[&number].current;
         let from = (offset as usize).min(bytes.len());

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::cursor::SLOT_FILE;
@@ -173,6 +173,24 @@ fn make_synced(path: &Path) -> io::Result<()> {
     File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Opens what must be a plain file: a fifo that somebody has put in its place
+/// would wait for its other end, and stop everything.
+fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    let opened = options.custom_flags(flags).open(path);
+    let plain = match &opened {
+        Ok(file) => file.metadata()?.is_file(),
+        Err(_) => fs::symlink_metadata(path).map_or(true, |meta| meta.is_file()),
+    };
+    if plain {
+        opened
+    } else {
+        let kind = ErrorKind::NotFound;
+        Err(io::Error::new(kind, "it is no plain file any more"))
+    }
+}
+
 fn told(error: io::Error, verb: &str, path: &Path) -> io::Error {
     io::Error::new(
         error.kind(),
@@ -225,9 +243,7 @@ impl Storage for RealFiles {
 
     fn open_append(&mut self, path: &str) -> io::Result<Self::File> {
         let path = self.at(path);
-        let file = OpenOptions::new()
-            .append(true)
-            .open(&path)
+        let file = open_plain(OpenOptions::new().append(true), &path)
             .map_err(|error| told(error, "open", &path))?;
         Ok((path, file))
     }
@@ -245,7 +261,12 @@ impl Storage for RealFiles {
         let meta = file
             .metadata()
             .map_err(|error| told(error, "look at", path))?;
-        if meta.nlink() == 0 {
+        // Removed, or taken elsewhere with its folder: another file is read by that name.
+        let named = match fs::symlink_metadata(&*path) {
+            Ok(named) => (named.dev(), named.ino()) == (meta.dev(), meta.ino()),
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        };
+        if meta.nlink() == 0 || !named {
             // What is written to it goes with it.
             let gone = io::Error::new(ErrorKind::NotFound, "somebody has removed it");
             return Err(told(gone, "go on with", path));
@@ -268,7 +289,8 @@ impl Storage for RealFiles {
 
     fn read_at(&mut self, path: &str, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         let path = self.at(path);
-        let file = File::open(&path).map_err(|error| told(error, "open", &path))?;
+        let file = open_plain(OpenOptions::new().read(true), &path)
+            .map_err(|error| told(error, "open", &path))?;
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..)
             && !rest.is_empty()
@@ -297,14 +319,13 @@ impl Storage for RealFiles {
     }
 
     fn write_slot(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.put_aside(path);
         let path = self.at(path);
         let made = !path.exists();
         let write = || {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)?;
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(false);
+            let file = open_plain(options, &path)?;
             file.write_all_at(bytes, offset)?;
             file.sync_data()
         };
@@ -313,14 +334,13 @@ impl Storage for RealFiles {
     }
 
     fn allocate(&mut self, path: &str, len: u64) -> io::Result<u64> {
+        self.put_aside(path);
         let path = self.at(path);
         let made = !path.exists();
         let fill = || {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)?;
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(false);
+            let file = open_plain(options, &path)?;
             let meta = file.metadata()?;
             if meta.len() >= len && meta.blocks().saturating_mul(UNIT) >= len {
                 return Ok(0);

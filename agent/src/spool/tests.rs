@@ -462,6 +462,124 @@ async fn what_only_bears_the_name_of_the_cursor_file_does_not_stop_the_start() {
 }
 
 #[tokio::test]
+async fn what_takes_the_place_of_its_files_while_it_runs_costs_what_was_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state/spool");
+    for n in 0..2 {
+        let spool = Spool::start(options(dir.path())).unwrap();
+        spool
+            .store(batch(Class::Normal, &format!("{n}")))
+            .await
+            .unwrap();
+        assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    }
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    for name in ["normal/0000000000000001.seg", "cursors"] {
+        std::fs::remove_file(state.join(name)).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, state.join(name), fifo, mode, 0).unwrap();
+    }
+    spool.link(OTLP, true);
+    let frames = tokio::time::timeout(LONG, drain(&spool))
+        .await
+        .expect("not stopped for good");
+    let bodies: Vec<_> = frames.iter().map(|frame| &frame.batch.body[..]).collect();
+    assert_eq!(bodies, [b"1"]);
+    spool.link(OTLP, false);
+    spool.store(batch(Class::Critical, "last")).await.unwrap();
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    let lost = spool.status().borrow().lost.clone();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!((&*lost[0].reason, lost[0].frames), ("removed", 1));
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    assert_eq!(drain(&spool).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_moved_away_takes_along_only_what_was_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let mut status = spool.status();
+    spool.store(batch(Class::Critical, "one")).await.unwrap();
+    let synced = status.wait_for(|status| status.syncs > 1);
+    let synced = tokio::time::timeout(LONG, synced).await;
+    drop(synced.expect("in time").unwrap());
+    std::fs::rename(dir.path().join("state"), dir.path().join("elsewhere")).unwrap();
+    spool.store(batch(Class::Critical, "two")).await.unwrap();
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    let lost = spool.status().borrow().lost.clone();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!((&*lost[0].reason, lost[0].frames), ("removed", 1));
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.link(OTLP, true);
+    let frames = drain(&spool).await;
+    let bodies: Vec<_> = frames.iter().map(|frame| &frame.batch.body[..]).collect();
+    assert_eq!(bodies, [b"two"]);
+}
+
+#[tokio::test]
+async fn a_segment_that_somebody_made_huge_neither_holds_up_the_start_nor_costs_what_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.store(batch(Class::Normal, "one")).await.unwrap();
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    let name = dir.path().join("state/spool/normal/0000000000000001.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(name).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let at = std::time::Instant::now();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    assert!(at.elapsed() < LONG);
+    spool.link(OTLP, true);
+    assert_eq!(drain(&spool).await.len(), 1);
+    assert!(spool.status().borrow().lost.is_empty());
+}
+
+#[tokio::test]
+async fn a_heap_of_files_without_a_header_takes_neither_memory_nor_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    spool.store(batch(Class::Normal, "one")).await.unwrap();
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+    let folder = dir.path().join("state/spool/normal");
+    for id in 2..5000 {
+        std::fs::write(folder.join(format!("{id:016x}.seg")), [b'x'; 300]).unwrap();
+    }
+    let spool = Spool::start(options(dir.path())).unwrap();
+    assert!(std::fs::read_dir(&folder).unwrap().count() < 100);
+    spool.link(OTLP, true);
+    assert_eq!(drain(&spool).await.len(), 1);
+    assert!(spool.status().borrow().lost.is_empty());
+}
+
+#[tokio::test]
+async fn the_backlog_of_the_first_format_survives_an_upgrade() {
+    let vectors =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/spool/inspect/vectors");
+    for name in ["sealed.seg", "open.seg"] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state/spool");
+        std::fs::create_dir_all(state.join("normal")).unwrap();
+        std::fs::copy(vectors.join("cursors"), state.join("cursors")).unwrap();
+        let segment = state.join("normal/000000000000002a.seg");
+        std::fs::copy(vectors.join(name), segment).unwrap();
+        let mut options = options(dir.path());
+        options.subscriptions[0].signals = Signal::ALL.to_vec();
+        let spool = Spool::start(options).unwrap();
+        let lost = spool.status().borrow().lost.clone();
+        assert_eq!((&*lost[0].reason, lost[0].items), ("quota", 300));
+        assert_eq!(lost.len(), 1);
+        spool.link(OTLP, true);
+        let frames = drain(&spool).await;
+        let seqs: Vec<u64> = frames.iter().map(|frame| frame.id.seq).collect();
+        assert!(seqs.contains(&41) && !seqs.contains(&42), "{seqs:?}");
+        let id = spool.store(batch(Class::Normal, "new")).await.unwrap();
+        assert!(id.seq >= 46);
+    }
+}
+
+#[tokio::test]
 async fn the_folder_may_vanish_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::start(options(dir.path())).unwrap();
