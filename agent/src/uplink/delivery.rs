@@ -401,6 +401,16 @@ impl Delivery {
         self.note_state(now);
     }
 
+    /// Nothing could be taken from the lane, whatever the figures say: a disk may
+    /// not give what it has. The others have their turn meanwhile.
+    pub fn vain(&mut self, lane: Lane) {
+        let messages = self.giving == MESSAGES;
+        self.messages_next = !messages;
+        if !messages {
+            self.last_lane = lane;
+        }
+    }
+
     /// What the circuit turned to since this was asked last, for whoever announces it.
     pub fn take_turns(&mut self) -> Vec<Turn> {
         std::mem::take(&mut self.turns)

@@ -502,6 +502,25 @@ fn without_logs() -> Delivery {
 }
 
 #[test]
+fn a_lane_that_gives_nothing_keeps_neither_the_other_nor_messages_waiting() {
+    use Lane::{Backlog, Live};
+    let mut delivery = linked(settings());
+    let mut given = 0;
+    for _ in 0..6 {
+        match delivery.next(0, waiting(9, 9)) {
+            Step::Send(Backlog) => delivery.vain(Backlog),
+            Step::Send(Live) => {
+                delivery.took(0, Live, Signal::Metrics, 10);
+                delivery.settled(0, Signal::Metrics, &DELIVERED, 10, 10, true);
+                given += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(given, 3);
+}
+
+#[test]
 fn a_refused_signal_holds_no_other() {
     let mut delivery = without_logs();
     for second in 0..100 {

@@ -155,8 +155,12 @@ impl Shell {
         }
         match frame {
             Some(frame) => self.deliver(frame, lane).await,
-            // The figures ran ahead of the frames; the next change of them wakes us.
-            None => self.rest(None).await,
+            // The figures ran ahead of the frames, or the disk does not give them;
+            // the next change of them wakes us.
+            None => {
+                self.delivery.vain(lane);
+                self.rest(None).await;
+            }
         }
     }
 

@@ -469,6 +469,7 @@ impl<S: Store> Frames for Feed<S> {
                 frame = self.store.next(lane, self.delivery.signals()).await;
             }
             let Some(frame) = frame else {
+                self.delivery.vain(lane);
                 self.dry = true;
                 return None;
             };
