@@ -75,8 +75,11 @@ fn attempt(name: &str, input: &[u8], target: &impl Fn(&[u8])) {
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{name}-{:08x}", crc32c::crc32c(input)));
     fs::write(&file, input).unwrap();
+    // A test's thread is named like the test.
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or(name);
     println!(
-        "{name} failed; to repeat it alone: SONDE_FUZZ_REPLAY={} cargo test -p sonde-agent --lib fuzz::{name}",
+        "{name} failed; to repeat it alone: SONDE_FUZZ_REPLAY={} cargo test -p sonde-agent --lib -- --exact {test}",
         fs::canonicalize(&file).unwrap().display()
     );
     resume_unwind(cause);

@@ -291,8 +291,9 @@ pub static TOPICS: &[About] = &[
                those of metrics and messages that carry the trace's context, and whether each uplink has acknowledged them. \
                ID: 32 hexadecimal digits, at least the first four, or a traceparent. \
                `sonde trace --recent` and `--errors` list traces, the newest last. \
-               Held are: what is on flash, spans that wait for the next flush, and the last 128 KiB of span frames that this \
-               agent has stored, acknowledged or not; a frame that only waits in memory and is older than those is not shown. \
+               Held are: what is on flash, what waits in memory, spans that wait for the next flush, and the last 128 KiB of span \
+               frames that this agent has stored, acknowledged or not. If more waits in memory than the agent hands out at once \
+               (the newest 256 KiB), it says how many frames are not shown. \
                Works without a running agent on what is on flash. Ends with 1 if nothing is held of the trace.",
         options: &[
             Flag {
@@ -304,6 +305,11 @@ pub static TOPICS: &[About] = &[
                 name: "errors",
                 value: "",
                 help: "The same for those with a failed span.",
+            },
+            Flag {
+                name: "json",
+                value: "",
+                help: "With an ID: its spans with all they carry as OTLP/JSON, a line for each frame.",
             },
             CONFIG,
             SOCKET,

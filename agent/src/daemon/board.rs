@@ -15,7 +15,6 @@ use crate::journal;
 use crate::outbox::Outbox;
 use crate::pipeline::PipelineHandle;
 use crate::spool::Spool;
-use crate::spool::recent::{Recent, Stored};
 use crate::status::{
     AgentStatus, ClockStatus, CommandsStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA,
     SpoolStatus, Status,
@@ -31,7 +30,7 @@ pub(super) struct Board {
     started_boot_ns: u64,
     device: DeviceStatus,
     spool: watch::Receiver<SpoolStatus>,
-    recent: Recent,
+    held: Spool,
     unsealed: Unsealed,
     uplinks: Roster,
     events: Events,
@@ -69,7 +68,7 @@ impl Board {
                 attributes: identity.attributes.iter().cloned().collect(),
             },
             spool: spool.status(),
-            recent: spool.recent(),
+            held: spool.clone(),
             unsealed: parts.unsealed(),
             uplinks,
             events,
@@ -133,10 +132,11 @@ impl Board {
 impl Snapshot for Board {
     fn traces(&self) -> Boxed<'_, String> {
         Box::pin(async move {
-            let mut frames = self.recent.frames();
+            // A span that is sealed in between shows twice rather than never.
             let unsealed = self.unsealed.batches().await;
-            frames.extend(unsealed.into_iter().map(Stored::unsealed));
-            door::traces::lines(&frames)
+            let mut memory = self.held.memory().await;
+            memory.add_unsealed(unsealed);
+            door::traces::lines(&memory)
         })
     }
 

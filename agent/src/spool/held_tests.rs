@@ -211,3 +211,58 @@ fn the_quota_evicts_what_is_held_and_counts_it() {
     assert_eq!(world.deliver(Signals::ALL) as u64 + lost, 3000);
     assert_eq!(world.core.pending(OTLP), Pending::default());
 }
+
+/// What `sonde trace` asks the owner for: acknowledgements are those of the
+/// cursors, and a frame that waits behind the ring is there all the same.
+#[test]
+fn what_is_in_memory_of_traces_says_who_has_it_however_old_it_is() {
+    use super::recent::{Memory, Ring, of};
+
+    let mut world = World::new(1 << 20);
+    world.core.link(OTLP, false);
+    let mut ring = Ring::default();
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        let batch = Batch {
+            signal: Signal::Traces,
+            class: Class::Normal,
+            codec: Codec::Identity,
+            items: 1,
+            first: Stamp::default(),
+            last: Stamp::default(),
+            context: None,
+            body: Bytes::from(vec![7; 5 * 1024]),
+        };
+        let now = Now {
+            stamp: Stamp::default(),
+            synchronised: true,
+        };
+        let id = world.core.store(batch.clone(), now).unwrap();
+        ring.keep(id, of(&batch).unwrap());
+        ids.push(id);
+    }
+    let has = |memory: &Memory| -> Vec<(FrameId, bool)> {
+        let frames = memory.frames.iter();
+        let one = |held: &super::recent::Held| (held.id.unwrap(), held.uplinks().next().unwrap().1);
+        frames.map(one).collect()
+    };
+    let all: Vec<_> = ids.iter().map(|id| (*id, false)).collect();
+    let memory = world.core.held(&ring);
+    assert_eq!((has(&memory), memory.more), (all, 0));
+    // Delivered ones leave the queue; the newest stay in the ring, and say so.
+    world.core.link(OTLP, true);
+    let mut given = Vec::new();
+    for lane in [Lane::Backlog, Lane::Live] {
+        while let Some(frame) = world.core.next(OTLP, lane, Signals::ALL) {
+            given.push(frame.id);
+        }
+    }
+    assert_eq!(given, ids);
+    for id in &ids[..30] {
+        world.core.settle(OTLP, *id, &Outcome::Delivered);
+    }
+    let memory = world.core.held(&ring);
+    let ring_from = 40 - 128 / 5;
+    let now: Vec<_> = (ring_from..40).map(|at| (ids[at], at < 30)).collect();
+    assert_eq!(has(&memory), now);
+}

@@ -233,25 +233,21 @@ impl std::error::Error for Refused {}
 #[derive(Clone, Debug)]
 pub struct Spool {
     ends: owner::Ends,
-    recent: recent::Recent,
 }
 
 impl Spool {
     /// Recovers what is in the folder and starts the owner thread. If the
     /// folder cannot be made or written, runs in memory and says so in the status.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        Self::begin(options, None)
+        Ok(Self {
+            ends: owner::start(options, None)?,
+        })
     }
 
     /// The same, with something that thins old gauges before they are dropped.
     pub fn start_with(options: Options, rewrite: Box<dyn Rewrite>) -> Result<Self, StartError> {
-        Self::begin(options, Some(rewrite))
-    }
-
-    fn begin(options: Options, rewrite: Option<Box<dyn Rewrite>>) -> Result<Self, StartError> {
         Ok(Self {
-            ends: owner::start(options, rewrite)?,
-            recent: recent::Recent::default(),
+            ends: owner::start(options, Some(rewrite))?,
         })
     }
 
@@ -263,19 +259,18 @@ impl Spool {
         let permit = self.ends.stores.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopped)?;
         let (answer, answered) = oneshot::channel();
-        let kept = recent::Recent::of(&batch);
         self.order(Command::Store(batch, answer, permit))
             .map_err(|_| Refused::Stopped)?;
-        let answer = answered.await.unwrap_or(Err(Refused::Stopped));
-        if let (Ok(id), Some(kept)) = (&answer, kept) {
-            self.recent.stored(*id, kept);
-        }
-        answer
+        answered.await.unwrap_or(Err(Refused::Stopped))
     }
 
-    /// What this process has stored lately of traces.
-    pub(crate) fn recent(&self) -> recent::Recent {
-        self.recent.clone()
+    /// What is in memory of traces; nothing once the owner has stopped.
+    pub(crate) async fn memory(&self) -> recent::Memory {
+        let (answer, answered) = oneshot::channel();
+        match self.order(Command::Held(answer)) {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(Ended) => recent::Memory::default(),
+        }
     }
 
     /// The next frame of a lane that is not in flight and of one of `signals`;
@@ -290,9 +285,6 @@ impl Spool {
 
     /// Says what became of a frame.
     pub fn settle(&self, uplink: UplinkName, id: FrameId, outcome: Outcome) {
-        if outcome == Outcome::Delivered {
-            self.recent.delivered(uplink, id);
-        }
         // A stopped owner has written all that was open; it goes out again after the next start.
         let _ = self.order(Command::Settle(uplink, id, outcome));
     }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::cursor::{UPLINK_NAMES, UPLINKS, uplink_slot};
 use super::log::{Log, Now, Settings};
 use super::queue::Core;
+use super::recent::{self, Memory, Ring};
 use super::storage::{OpenError, RealFiles};
 use super::{Lane, Options, Outcome, Pending, Refused, Rewrite, StartError, Stopped, Subscription};
 use crate::clock::Clock;
@@ -43,6 +44,7 @@ pub(super) enum Command {
     Settle(UplinkName, FrameId, Outcome),
     Link(UplinkName, bool),
     Reconfigure(SpoolLimits, Vec<Subscription>, oneshot::Sender<()>),
+    Held(oneshot::Sender<Memory>),
     Stop(oneshot::Sender<Stopped>),
 }
 
@@ -58,6 +60,7 @@ pub(super) struct Ends {
 struct Owner {
     options: Options,
     core: Core<RealFiles>,
+    ring: Ring,
     clock: Clock,
     commands: Receiver<Command>,
     pending: [watch::Sender<Pending>; UPLINKS],
@@ -99,6 +102,7 @@ pub(super) fn start(
         clock: options.clock.clone(),
         options,
         core,
+        ring: Ring::default(),
         commands: orders,
         pending: [otlp, mqtt],
         status,
@@ -203,7 +207,12 @@ impl Owner {
             Command::Store(batch, answer, permit) => {
                 let now = self.now();
                 let outbox = batch.class == Class::Outbox;
-                match self.core.store(batch, now) {
+                let kept = recent::of(&batch);
+                let result = self.core.store(batch, now);
+                if let (Ok(id), Some(kept)) = (&result, kept) {
+                    self.ring.keep(*id, kept);
+                }
+                match result {
                     Ok(id) if outbox => self.unanswered.push((id, answer, permit)),
                     // Who asked may have gone; the batch is stored all the same.
                     result => drop(answer.send(result)),
@@ -252,6 +261,8 @@ impl Owner {
                 let _ = answer.send(());
                 self.stale = true;
             }
+            // Who asked may have gone.
+            Command::Held(answer) => drop(answer.send(self.core.held(&self.ring))),
             Command::Stop(done) => return Some(done),
         }
         None

@@ -789,7 +789,7 @@ impl<S: Storage> Core<S> {
         }
     }
 
-    fn need_of(&self, signal: Signal) -> u8 {
+    pub(super) fn need_of(&self, signal: Signal) -> u8 {
         self.mask(|reader| reader.wants(signal))
     }
 
@@ -807,6 +807,16 @@ impl<S: Storage> Core<S> {
             }
         }
         mask
+    }
+
+    pub(super) fn in_memory(&self, class: Class) -> &BTreeMap<u64, Waiting> {
+        let [critical, outbox, normal, bulk] = &self.memory;
+        match class {
+            Class::Critical => critical,
+            Class::Outbox => outbox,
+            Class::Normal => normal,
+            Class::Bulk => bulk,
+        }
     }
 
     pub(super) fn waiting_mut(&mut self, class: Class) -> &mut BTreeMap<u64, Waiting> {

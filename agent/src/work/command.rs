@@ -22,6 +22,8 @@ pub(crate) mod decode;
 pub(crate) mod desk;
 #[cfg(test)]
 mod desk_tests;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod poster;
 pub(crate) mod shell;
 mod spans;

@@ -36,6 +36,8 @@ use crc32c::crc32c;
 
 use crate::spool::storage::Storage;
 
+#[cfg(test)]
+mod fuzz;
 mod record;
 #[cfg(test)]
 mod tests;

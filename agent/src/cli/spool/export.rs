@@ -57,12 +57,14 @@ pub(super) fn run(
     if let Err(error) = done {
         // Without a manifest the folder says itself that it is not complete.
         let _ = fs::remove_file(&unfinished);
+        let words = error.to_string();
+        let known = words.contains(advice(&error));
         return Err(io::Error::new(
             error.kind(),
             format!(
-                "{error}; the export ends after {}, without a manifest{}",
+                "{words}; the export ends after {}, without a manifest{}",
                 of(export.files, "frame"),
-                advice(&error)
+                if known { "" } else { advice(&error) }
             ),
         ));
     }
@@ -80,8 +82,11 @@ fn advice(error: &io::Error) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             ". There is no room left there: give a larger place, or less with --pending, --class, --since"
         }
-        ErrorKind::ReadOnlyFilesystem => ". That place is mounted read-only",
-        ErrorKind::PermissionDenied => ". This user may not write there",
+        ErrorKind::ReadOnlyFilesystem => ". That place is mounted read-only: name another",
+        ErrorKind::PermissionDenied => {
+            ". This user may not write there: name another place, or use sudo"
+        }
+        ErrorKind::NotADirectory => ". Name a new folder",
         _ => "",
     }
 }

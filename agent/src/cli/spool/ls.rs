@@ -170,6 +170,11 @@ fn text(place: &Place, ledger: &Ledger, chains: &[Chain]) -> String {
     for (class, chain) in Class::ALL.into_iter().zip(chains) {
         chain_text(&mut out, place, class, chain);
     }
+    if place.wants.iter().any(|wants| wants.assumed) {
+        out.push_str(
+            "note     what each uplink is to get is not known without the agent's --config, so it is taken to be all\n",
+        );
+    }
     for ((class, reason), loss) in &ledger.losses.table {
         let _ = writeln!(
             out,

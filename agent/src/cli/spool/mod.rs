@@ -59,10 +59,11 @@ pub fn run(options: &Options, env: &Env) -> ExitCode {
         // A reader that went away (`| head`) is no failure.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => FINE,
         Err(error) => {
-            complain(&format!(
-                "sonde spool: {}",
-                status::clean(&error.to_string())
-            ));
+            let mut words = error.to_string();
+            if error.kind() == ErrorKind::PermissionDenied && !words.contains("sudo") {
+                words.push_str("; you need the agent's user, or sudo");
+            }
+            complain(&format!("sonde spool: {}", status::clean(&words)));
             FAILED
         }
     })

@@ -5,20 +5,16 @@ use std::path::Path;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::tree::hex;
 use super::{Ask, Found, Part};
 use crate::cli::client::{self, Failure, Request};
-use crate::cli::spool::{LONGEST, Place};
-use crate::config::UplinkName;
+use crate::cli::spool::LONGEST;
 use crate::frame::{Class, Signal};
 use crate::otlp::gunzip;
+use crate::trace::propagation::parse;
 
 /// Asks, and takes what is wanted.
-pub(super) fn ask(
-    socket: &Path,
-    ask: &Ask,
-    place: Option<&Place>,
-    found: &mut Found,
-) -> Result<(), Failure> {
+pub(super) fn ask(socket: &Path, ask: &Ask, found: &mut Found) -> Result<(), Failure> {
     let request = Request {
         method: "GET",
         path: "/traces",
@@ -30,28 +26,30 @@ pub(super) fn ask(
         return Err(Failure::Nonsense(reply.error()));
     }
     for line in reply.body.split(|byte| *byte == b'\n') {
-        if !line.is_empty() && take(line, ask, place, found).is_none() {
+        if !line.is_empty() && take(line, ask, found).is_none() {
             found.unread += 1;
         }
     }
     Ok(())
 }
 
-fn take(line: &[u8], ask: &Ask, place: Option<&Place>, found: &mut Found) -> Option<()> {
+fn take(line: &[u8], ask: &Ask, found: &mut Found) -> Option<()> {
     let line: Value = serde_json::from_slice(line).ok()?;
+    if let Some(more) = line.get("not_shown") {
+        found.not_shown += more.as_u64()?;
+        return Some(());
+    }
     let text = |key: &str| line.get(key).and_then(Value::as_str);
     let class = Class::ALL
         .into_iter()
         .find(|class| Some(class.as_str()) == text("class"))?;
     let mut signals = Signal::ALL.into_iter();
     let signal = signals.find(|signal| Some(signal.as_str()) == text("signal"))?;
-    let acked = line.get("acknowledged")?.as_array()?;
-    let uplinks = [UplinkName::Otlp, UplinkName::Mqtt].into_iter();
-    let uplinks = uplinks
-        .map(|name| (name, acked.iter().any(|acked| acked == name.as_str())))
-        .filter(|(name, done)| *done || place.is_some_and(|place| place.is_wanted(*name, signal)))
-        .map(|(name, done)| (name.as_str().to_owned(), done))
-        .collect();
+    let acked = line.get("acknowledged")?.as_object()?.iter();
+    let uplinks = acked
+        .map(|(name, done)| Some((super::status::clean(name), done.as_bool()?)))
+        .collect::<Option<Vec<_>>>()?;
+    let parent = text("traceparent").and_then(|text| parse(text, ""));
     let name = text("frame").unwrap_or_default().to_owned();
     let part = Part {
         name: name.clone(),
@@ -60,6 +58,7 @@ fn take(line: &[u8], ask: &Ask, place: Option<&Place>, found: &mut Found) -> Opt
         spans: 0,
         place: "in memory",
         uplinks,
+        context: parent.as_ref().map(|parent| parent.span_id),
     };
     found.names.insert(name);
     if signal == Signal::Traces {
@@ -70,8 +69,8 @@ fn take(line: &[u8], ask: &Ask, place: Option<&Place>, found: &mut Found) -> Opt
         };
         found.request(ask, &body, part);
     } else if let Ask::One(id) = ask
-        && let Some(parent) = text("traceparent")
-        && parent.get(3..).is_some_and(|trace| trace.starts_with(id))
+        && let Some(parent) = parent
+        && hex(&parent.trace_id).starts_with(id)
     {
         found.part(part);
     }

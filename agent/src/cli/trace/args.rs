@@ -6,12 +6,14 @@ use super::{Ask, Options};
 use crate::cli::args::{Command, once, show, told, unknown};
 use crate::cli::help::Topic;
 
-const KNOWN: [&str; 5] = ["--recent", "--errors", "--config", "--socket", "--dir"];
+const KNOWN: [&str; 6] = [
+    "--recent", "--errors", "--json", "--config", "--socket", "--dir",
+];
 
 /// Reads what follows `trace`.
 pub(in crate::cli) fn parse(parser: &mut Parser) -> Result<Command, String> {
     let (mut config, mut socket, mut dir) = (None, None, None);
-    let mut ask = None;
+    let (mut ask, mut json) = (None, false);
     while let Some(arg) = parser.next().map_err(told)? {
         let shown = show(&arg);
         let asked = match arg {
@@ -26,6 +28,10 @@ pub(in crate::cli) fn parse(parser: &mut Parser) -> Result<Command, String> {
             }
             Arg::Long("dir") => {
                 once(&mut dir, parser, "--dir")?;
+                continue;
+            }
+            Arg::Long("json") => {
+                json = true;
                 continue;
             }
             Arg::Long("recent") => Ask::Recent,
@@ -47,8 +53,12 @@ pub(in crate::cli) fn parse(parser: &mut Parser) -> Result<Command, String> {
     let Some(ask) = ask else {
         return Err("trace: which one? Give its id, --recent or --errors".into());
     };
+    if json && !matches!(ask, Ask::One(_)) {
+        return Err("trace: --json shows one trace: give its id".into());
+    }
     Ok(Command::Trace(Options {
         ask,
+        json,
         config,
         socket,
         dir,

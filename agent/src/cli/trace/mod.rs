@@ -20,12 +20,13 @@ use std::process::ExitCode;
 
 pub(super) use args::parse;
 
-use self::spans::{Span, TraceId};
+use self::spans::{Span, SpanId, TraceId};
 use self::table::Table;
 use super::spool::{Frame, Place, Selection, body_of, each, find, uplinks};
 use super::{FAILED, FINE, UNREACHABLE, WRONG, complain, say, status};
 use crate::config::{self, Env};
 use crate::frame::{Class, Signal};
+use crate::otlp::json;
 use crate::spool::cursor::Ledger;
 use crate::status::words::{of, utc};
 
@@ -34,6 +35,8 @@ use crate::status::words::{of, utc};
 pub struct Options {
     /// What is asked for.
     pub ask: Ask,
+    /// `--json`: all that the spans carry, as OTLP/JSON.
+    pub json: bool,
     /// `--config`: take the places from there.
     pub config: Option<PathBuf>,
     /// `--socket`
@@ -70,6 +73,8 @@ struct Part {
     place: &'static str,
     /// Who is to get it, and has.
     uplinks: Vec<(String, bool)>,
+    /// The span that its context names.
+    context: Option<SpanId>,
 }
 
 /// What was found.
@@ -85,6 +90,10 @@ struct Found {
     table: Table,
     /// Frames that the agent has given, which are not taken from its files again.
     names: BTreeSet<String>,
+    /// Frames in memory that the agent did not show.
+    not_shown: u64,
+    /// Lines of OTLP/JSON are wanted, and here they are.
+    json: Option<Vec<u8>>,
 }
 
 /// Performs it.
@@ -96,7 +105,10 @@ pub fn run(options: &Options, env: &Env) -> ExitCode {
         ));
         return ExitCode::from(WRONG);
     }
-    let mut found = Found::default();
+    let mut found = Found {
+        json: options.json.then(Vec::new),
+        ..Found::default()
+    };
     let config = options.config.as_deref();
     let place = find(options.dir.as_deref(), config, env);
     let asked = match options.dir {
@@ -104,7 +116,7 @@ pub fn run(options: &Options, env: &Env) -> ExitCode {
         None => {
             let socket = options.socket.clone();
             let socket = socket.unwrap_or_else(|| config::status_socket(config, env));
-            answer::ask(&socket, &options.ask, place.as_ref().ok(), &mut found)
+            answer::ask(&socket, &options.ask, &mut found)
         }
     };
     let read = match place {
@@ -140,8 +152,20 @@ pub fn run(options: &Options, env: &Env) -> ExitCode {
             of(found.unread, "frame")
         ));
     }
+    if found.not_shown > 0 {
+        complain(&format!(
+            "sonde trace: {} in the agent's memory, older than those that were looked through, \
+             could not be shown",
+            of(found.not_shown, "frame")
+        ));
+    }
+    if let Some(lines) = &found.json {
+        let any = !lines.is_empty();
+        let said = say(&String::from_utf8_lossy(lines));
+        return ExitCode::from(if said && any { FINE } else { FAILED });
+    }
     let (text, any) = match &options.ask {
-        Ask::One(id) => found.text(id),
+        Ask::One(id) => found.text(id, asked.is_ok() && options.dir.is_none()),
         Ask::Recent => found.table.text(false),
         Ask::Errors => found.table.text(true),
     };
@@ -186,7 +210,9 @@ fn in_spool(place: &Place, ask: &Ask, found: &mut Found) -> io::Result<()> {
 
 fn part(place: &Place, ledger: &Ledger, frame: &Frame, name: String) -> Part {
     let uplinks = uplinks(place, ledger, frame).into_iter();
+    let context = frame.header.context.as_ref();
     Part {
+        context: context.map(|context| context.span_id),
         name,
         class: frame.class,
         signal: frame.signal,
@@ -211,6 +237,21 @@ impl Found {
             Ask::Recent | Ask::Errors => self.table.add(&span),
         });
         self.unread += u64::from(walked.is_err());
+        if part.spans > 0
+            && let (Some(out), Ask::One(id)) = (&mut self.json, ask)
+        {
+            let wanted = |trace: &[u8]| tree::hex(trace).starts_with(id);
+            let kept = spans::only(body, &wanted).ok().flatten();
+            let before = out.len();
+            let written = kept.and_then(|kept| json::write(out, Signal::Traces, &kept).ok());
+            match written {
+                Some(()) => out.push(b'\n'),
+                None => {
+                    out.truncate(before);
+                    self.unread += 1;
+                }
+            }
+        }
         if part.spans > 0 {
             self.part(part);
         }
@@ -238,7 +279,7 @@ impl Found {
     }
 
     /// The trees of all traces whose id begins so, and their frames.
-    fn text(mut self, id: &str) -> (String, bool) {
+    fn text(mut self, id: &str, asked: bool) -> (String, bool) {
         let mut out = String::new();
         let mut traces: Vec<TraceId> = self.spans.iter().map(|span| span.trace).collect();
         traces.sort_unstable();
@@ -266,15 +307,19 @@ impl Found {
             let _ = writeln!(out, "{} more are not shown\n", of(self.more as u64, "span"));
         }
         if traces.is_empty() && self.parts.is_empty() {
+            let memory = match asked {
+                true => ", and not among what the agent has in memory",
+                false => "",
+            };
             let _ = writeln!(
                 out,
-                "nothing is held of trace {id}: it is not on flash, and not among what the agent has in memory"
+                "nothing is held of trace {id}: it is not on flash{memory}"
             );
             return (out, false);
         }
         out.push_str("frames\n");
         for part in &self.parts {
-            out.push_str(&part.line());
+            out.push_str(&part.line(&self.spans));
         }
         if self.more_parts > 0 {
             let _ = writeln!(out, "  {} more", of(self.more_parts as u64, "frame"));
@@ -284,13 +329,16 @@ impl Found {
 }
 
 impl Part {
-    fn line(&self) -> String {
+    fn line(&self, spans: &[Span]) -> String {
         let name = match self.name.as_str() {
             "" => "not sealed yet",
             name => name,
         };
         let what = match self.spans {
-            0 => "carries the trace's context".to_owned(),
+            0 => match spans.iter().find(|span| Some(span.id) == self.context) {
+                Some(span) => format!("goes on from {}", span.name),
+                None => "carries the trace's context".to_owned(),
+            },
             n => of(n as u64, "span"),
         };
         let mut out = format!(
@@ -318,6 +366,7 @@ pub(crate) fn fuzz(body: &[u8]) {
     });
     if whole.is_ok() {
         found.table.text(true);
-        found.text("");
+        found.text("", true);
+        spans::only(body, &|_| true).unwrap();
     }
 }

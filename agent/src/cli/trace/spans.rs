@@ -1,11 +1,13 @@
 //! Spans out of export requests, one after the other: no request exists as a
 //! whole in memory, and of each span only what a tree shows.
 
+use prost::encoding::encode_varint;
+
 use crate::otlp::wire::{Fields, Malformed, Wire};
 
 /// The longest name, message or value that is kept, in characters.
 const TEXT: usize = 200;
-/// Events and links kept of one span.
+/// Attributes, events and links kept of one span, of each.
 const EACH: usize = 32;
 
 pub(super) type TraceId = [u8; 16];
@@ -26,6 +28,8 @@ pub(super) struct Span {
     /// 0 unset, 1 ok, 2 error.
     pub(super) status: u64,
     pub(super) message: String,
+    pub(super) attributes: Vec<(String, String)>,
+    pub(super) more_attributes: u64,
     /// Time and name.
     pub(super) events: Vec<(u64, String)>,
     pub(super) more_events: u64,
@@ -78,16 +82,7 @@ fn service(resource_spans: &[u8]) -> Result<String, Malformed> {
             let (1, Wire::Bytes(attribute)) = field else {
                 continue;
             };
-            let mut parts = Fields::new(attribute);
-            let mut key: &[u8] = b"";
-            let mut value: &[u8] = b"";
-            while let Some(part) = parts.next()? {
-                match part {
-                    (1, Wire::Bytes(bytes)) => key = bytes,
-                    (2, Wire::Bytes(bytes)) => value = bytes,
-                    _ => {}
-                }
-            }
+            let (key, value) = pair_of(attribute)?;
             if key == b"service.name"
                 && let Some((1, Wire::Bytes(value))) = Fields::new(value).next()?
             {
@@ -96,6 +91,78 @@ fn service(resource_spans: &[u8]) -> Result<String, Malformed> {
         }
     }
     Ok(name)
+}
+
+/// The same request with nothing but the spans of wanted traces; `None`: it has none.
+pub(super) fn only(
+    body: &[u8],
+    wanted: &dyn Fn(&[u8]) -> bool,
+) -> Result<Option<Vec<u8>>, Malformed> {
+    only_of(body, &[1, 2, 2], wanted)
+}
+
+/// `path`: the fields that lead from a message to its spans.
+fn only_of(
+    message: &[u8],
+    path: &[u32],
+    wanted: &dyn Fn(&[u8]) -> bool,
+) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut out = Vec::new();
+    let mut any = false;
+    let Some((inner, path)) = path.split_first() else {
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next()? {
+            if let (1, Wire::Bytes(trace)) = field {
+                any = wanted(trace);
+            }
+        }
+        return Ok(any.then(|| message.to_vec()));
+    };
+    let mut fields = Fields::new(message);
+    loop {
+        let before = fields.rest();
+        let Some((number, wire)) = fields.next()? else {
+            break;
+        };
+        let length = before.len().saturating_sub(fields.rest().len());
+        match wire {
+            Wire::Bytes(content) if number == *inner => {
+                if let Some(kept) = only_of(content, path, wanted)? {
+                    any = true;
+                    encode_varint(u64::from(number << 3 | 2), &mut out);
+                    encode_varint(kept.len() as u64, &mut out);
+                    out.extend_from_slice(&kept);
+                }
+            }
+            _ => out.extend_from_slice(before.get(..length).unwrap_or_default()),
+        }
+    }
+    Ok(any.then_some(out))
+}
+
+/// Key and value of a `KeyValue`.
+fn pair_of(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut key, mut value): (&[u8], &[u8]) = (b"", b"");
+    let mut fields = Fields::new(bytes);
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Wire::Bytes(bytes)) => key = bytes,
+            (2, Wire::Bytes(bytes)) => value = bytes,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+/// An `AnyValue` in a word; what is made of several is not shown.
+fn shown(value: &[u8]) -> Result<String, Malformed> {
+    Ok(match Fields::new(value).next()? {
+        Some((1, Wire::Bytes(bytes))) => text(bytes),
+        Some((2, Wire::Varint(flag))) => (flag != 0).to_string(),
+        Some((3, Wire::Varint(number))) => number.cast_signed().to_string(),
+        Some((4, Wire::Fixed64(bits))) => f64::from_bits(bits).to_string(),
+        _ => "…".to_owned(),
+    })
 }
 
 fn span(bytes: &[u8]) -> Result<Span, Malformed> {
@@ -110,6 +177,11 @@ fn span(bytes: &[u8]) -> Result<Span, Malformed> {
             (6, Wire::Varint(kind)) => span.kind = kind,
             (7, Wire::Fixed64(at)) => span.start = at,
             (8, Wire::Fixed64(at)) => span.end = at,
+            (9, Wire::Bytes(_)) if span.attributes.len() >= EACH => span.more_attributes += 1,
+            (9, Wire::Bytes(pair)) => {
+                let (key, value) = pair_of(pair)?;
+                span.attributes.push((text(key), shown(value)?));
+            }
             (11, Wire::Bytes(_)) if span.events.len() >= EACH => span.more_events += 1,
             (11, Wire::Bytes(event)) => span.events.push(self::event(event)?),
             (13, Wire::Bytes(_)) if span.links.len() >= EACH => span.more_links += 1,

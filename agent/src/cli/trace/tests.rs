@@ -33,6 +33,7 @@ fn an_id_may_be_short_or_a_traceparent_and_only_one_thing_is_asked() {
         ("trace 4bf", "at least the first four"),
         ("trace 4bfx9", "no trace id"),
         ("trace --recent --errors", "one too many"),
+        ("trace --recent --json", "give its id"),
         ("trace --rcent", "did you mean --recent?"),
     ] {
         let wrong = asked(line).unwrap_err();
@@ -91,6 +92,7 @@ fn part() -> Part {
         signal: Signal::Traces,
         spans: 0,
         place: "on flash",
+        context: None,
         uplinks: vec![("otlp".into(), true), ("mqtt".into(), false)],
     }
 }
@@ -102,7 +104,7 @@ fn spans_of_many_services_stand_in_one_tree_once_with_their_frames() {
     for _ in 0..2 {
         found.request(&ask, &request(), part());
     }
-    let (text, any) = found.text("0707");
+    let (text, any) = found.text("0707", true);
     assert!(any);
     for part in [
         "2 spans, 1 error",
@@ -145,4 +147,38 @@ fn a_request_of_a_million_spans_takes_bounded_memory() {
         let mut count = 0_u64;
         let _ = spans::each(&request()[..request().len().min(cut)], &mut |_| count += 1);
     }
+}
+
+#[test]
+fn one_of_several_traces_is_cut_out_with_all_that_its_spans_carry() {
+    let mut sent = ExportTraceServiceRequest::decode(request().as_slice()).unwrap();
+    let other = Wire {
+        trace_id: vec![8; 16],
+        ..Wire::default()
+    };
+    sent.resource_spans[1].scope_spans[0]
+        .spans
+        .insert(0, other.clone());
+    sent.resource_spans.push(ResourceSpans {
+        scope_spans: vec![ScopeSpans {
+            spans: vec![other],
+            ..ScopeSpans::default()
+        }],
+        ..ResourceSpans::default()
+    });
+    let wanted = |trace: &[u8]| trace == [7; 16];
+    let kept = spans::only(&sent.encode_to_vec(), &wanted)
+        .unwrap()
+        .unwrap();
+    assert_eq!(kept, request());
+    let none = spans::only(&kept, &|trace| trace == [9; 16]).unwrap();
+    assert!(none.is_none());
+    let mut found = Found {
+        json: Some(Vec::new()),
+        ..Found::default()
+    };
+    found.request(&Ask::One("0808".into()), &sent.encode_to_vec(), part());
+    let line = String::from_utf8(found.json.unwrap()).unwrap();
+    assert_eq!(line.lines().count(), 1);
+    assert!(line.contains("08080808") && !line.contains("07070707"));
 }

@@ -9,6 +9,11 @@ use crate::frame::push_hex;
 
 /// Deeper ones are not indented further.
 const DEEPEST: usize = 24;
+/// Attributes shown of a span, and characters of each value.
+const ATTRIBUTES: usize = 8;
+const VALUE: usize = 60;
+/// Where in a program it was made: of no use on a gateway.
+const NO_USE: [&str; 2] = ["code.", "thread."];
 
 /// Draws them. Roots first, then under a heading for each parent that is not
 /// here, then those whose parents go in a circle.
@@ -100,6 +105,7 @@ fn line(out: &mut String, span: &Span, depth: usize) {
         length(span.end.saturating_sub(span.start)),
         hex(&span.id),
     );
+    attributes(out, span, &indent);
     for (at, name) in &span.events {
         let after = length(at.saturating_sub(span.start));
         let _ = writeln!(out, "{indent}    event +{after} {name}");
@@ -111,6 +117,28 @@ fn line(out: &mut String, span: &Span, depth: usize) {
         if more > 0 {
             let _ = writeln!(out, "{indent}    {more} more {what}");
         }
+    }
+}
+
+fn attributes(out: &mut String, span: &Span, indent: &str) {
+    let useful = span.attributes.iter();
+    let useful = useful.filter(|(key, _)| !NO_USE.iter().any(|start| key.starts_with(start)));
+    let mut words: Vec<String> = Vec::new();
+    for (key, value) in useful.take(ATTRIBUTES) {
+        let mut value = value.clone();
+        if let Some((end, _)) = value.char_indices().nth(VALUE) {
+            value.truncate(end);
+            value.push('…');
+        }
+        words.push(format!("{key}={value}"));
+    }
+    let all = span.attributes.len() as u64 + span.more_attributes;
+    let hidden = all.saturating_sub(words.len() as u64);
+    if hidden > 0 {
+        words.push(format!("{hidden} more"));
+    }
+    if !words.is_empty() {
+        let _ = writeln!(out, "{indent}    {}", words.join(" · "));
     }
 }
 

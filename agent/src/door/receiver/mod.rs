@@ -43,6 +43,8 @@ use crate::spool::Spool;
 use crate::status::ReceiverStatus;
 
 mod answer;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod keeper;
 mod limit;

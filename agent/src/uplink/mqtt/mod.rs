@@ -50,6 +50,8 @@ use crate::status::UplinkStatus;
 use crate::trace::Tracer;
 
 mod feed;
+#[cfg(test)]
+mod fuzz;
 mod inbox;
 #[cfg(test)]
 mod inbox_tests;

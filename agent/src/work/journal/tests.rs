@@ -19,7 +19,7 @@ fn context(byte: u8) -> TraceContext {
     }
 }
 
-fn entry(id: u64, state: State) -> Entry {
+pub(super) fn entry(id: u64, state: State) -> Entry {
     Entry {
         id,
         key: Key::Named(Bytes::from(format!("c{id}"))),
@@ -47,7 +47,7 @@ fn entry(id: u64, state: State) -> Entry {
     }
 }
 
-fn states() -> [State; 5] {
+pub(super) fn states() -> [State; 5] {
     [
         State::Received,
         State::Started {
