@@ -461,6 +461,9 @@ pub(crate) fn decode_footer(bytes: &[u8], nonce: u64) -> Option<Stats> {
         last: header.last,
         ..Stats::default()
     };
+    if stats.seqs.0 > stats.seqs.1 {
+        return None;
+    }
     stats.thinned = input.u32()?;
     input.take(4)?;
     for signal in &mut stats.signals {
@@ -707,5 +710,16 @@ mod tests {
         assert_eq!(out.len(), FOOTER);
         assert_eq!(decode_footer(&out, NONCE), Some(stats));
         assert_eq!(stats.mask(), 0b10);
+    }
+
+    #[test]
+    fn a_footer_whose_seqs_go_backwards_is_none() {
+        let stats = Stats {
+            seqs: (9, 3),
+            ..Stats::default()
+        };
+        let mut out = Vec::new();
+        encode_footer(&mut out, NONCE, &stats);
+        assert_eq!(decode_footer(&out, NONCE), None);
     }
 }

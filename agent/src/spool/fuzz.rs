@@ -165,8 +165,9 @@ fn folder() {
             core.stop(now);
         }
     };
-    let seeds: Vec<Vec<u8>> = (0..16_u64)
+    let mut seeds: Vec<Vec<u8>> = (0..16_u64)
         .map(|seed| seed.to_le_bytes().to_vec())
         .collect();
+    seeds.extend(corpus("folder"));
     run("folder", &seeds, target);
 }
