@@ -32,7 +32,9 @@ fn journal() {
     let mut whole = MAGIC.to_vec();
     whole.extend(snapshot(entries.iter()));
     whole.extend(batch(&[Record::Posted(3)]));
-    let mut inputs = vec![whole];
+    let mut last = MAGIC.to_vec();
+    last.extend(snapshot([entry(u64::MAX, states()[0].clone())].iter()));
+    let mut inputs = vec![whole, last];
     inputs.extend(corpus("journal"));
     let target = |input: &[u8]| {
         let mut bytes = input.to_vec();

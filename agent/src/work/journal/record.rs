@@ -296,7 +296,8 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self) -> Option<Entry> {
         Some(Entry {
-            id: self.long()?,
+            // New commands come after it: no number may be the last.
+            id: self.long().filter(|id| *id <= u64::MAX / 2)?,
             key: if self.flag()? {
                 Key::Named(Bytes::copy_from_slice(self.bytes()?))
             } else {
