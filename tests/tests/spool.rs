@@ -206,7 +206,10 @@ async fn a_trace_is_found_in_memory_on_flash_and_after_a_kill_and_says_who_has_i
     let what = ["trace", &waiting, "--config", &config];
     // Its spans, not only the metrics they are about.
     let before = wait_for(&what, "span · in memory and on flash · otlp: waiting").await;
-    assert!(before.contains("carries the trace's context"), "{before}");
+    assert!(
+        before.contains("carries the context of publish sonde.metrics"),
+        "{before}"
+    );
     agent.kill().await;
     let output = run(&what).await;
     assert!(output.status.success(), "{}", words(&output));

@@ -336,7 +336,7 @@ impl Part {
         };
         let what = match self.spans {
             0 => match spans.iter().find(|span| Some(span.id) == self.context) {
-                Some(span) => format!("goes on from {}", span.name),
+                Some(span) => format!("carries the context of {}", span.name),
                 None => "carries the trace's context".to_owned(),
             },
             n => of(n as u64, "span"),
