@@ -78,9 +78,9 @@ impl Caller {
     }
 
     /// What a journal held; whatever that was, new commands come after it.
-    pub(crate) fn recover(&mut self, found: Vec<Entry>, damaged: bool) {
+    pub(crate) fn recover(&mut self, found: Vec<Entry>) {
         let now = Stamp::default();
-        let needs = self.0.recover(found, damaged, now, true, |_| true);
+        let needs = self.0.recover(found, now, true, |_| true);
         for (id, _) in needs {
             assert!(self.0.entry(id).is_some());
         }

@@ -44,7 +44,7 @@ fn journal() {
             disk.plant("7.commands", bytes.to_vec());
             let (_, found) = Journal::open(disk);
             let mut desk = Caller::new();
-            desk.recover(found.entries, found.damaged);
+            desk.recover(found.entries);
             desk.call_for("ping", Bytes::new());
         }
     };
