@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::frame::{Codec, Stamp, TraceContext};
-use crate::spool::cursor::{Loss, Losses, Reason};
+use crate::spool::cursor::{Loss, Reason};
 use crate::spool::format::{FrameParts, SegmentHeader, encode_anchor, encode_footer, encode_frame};
 
 const NONCE: u64 = 0x0123_4567_89ab_cdef;
@@ -36,7 +36,6 @@ fn ledger() -> Ledger {
         last_unix_ns: 1_700_000_060_000_000_000,
     };
     ledger.losses.add(Class::Normal, Reason::Quota, loss);
-    ledger.told.insert((Class::Normal, Reason::Quota), (1, 100));
     ledger
 }
 
@@ -183,11 +182,6 @@ fn the_reader_still_reads_the_bytes_that_version_1_is_pinned_to() {
         assert_eq!((checked.frames, checked.items, checked.torn), (3, 33, 0));
         assert_eq!(checked.damage, []);
     }
-    // Before losses were noted as told, all of them counted as that.
-    let bytes = fs::read(vectors().join("cursors-untold")).unwrap();
-    let mut older = ledger();
-    older.told = older.losses.told(&Losses::default());
-    assert_eq!(Ledger::decode_slot(&bytes[SLOT as usize..]), Some(older));
     let bytes = fs::read(vectors().join("cursors")).unwrap();
     let read = Ledger::decode_slot(&bytes[SLOT as usize..]).unwrap();
     assert_eq!(read, ledger());
