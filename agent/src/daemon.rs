@@ -127,10 +127,10 @@ impl Daemon {
         let clock = Clock::new(config.clock.clone());
         let spool = open_spool(&config, &identity, &clock)?;
         let cannot_bind = |error: door::DoorError| Failure::Start(error.to_string());
-        let door = door::bind(&config.paths.status_socket, "paths.status_socket")
+        let local = door::bind(&config.paths.socket, "paths.socket")
             .await
             .map_err(cannot_bind)?;
-        let local = door::bind(&config.paths.socket, "paths.socket")
+        let door = door::bind(&config.paths.status_socket, "paths.status_socket")
             .await
             .map_err(cannot_bind)?;
 
@@ -151,7 +151,6 @@ impl Daemon {
         let version = ("version", env!("CARGO_PKG_VERSION"));
         events.emit(event::name::AGENT_START, &[], &[version]);
         let door_stop = CancellationToken::new();
-        let door = door::spawn(door, board.clone(), door_stop.clone());
         let (receiver, keeper) = receiver::start(
             config.receiver.clone(),
             config.batch.length,
@@ -166,6 +165,8 @@ impl Daemon {
             outbox: parts.outbox(),
         };
         let local = LocalDoor::open(local, routes, keeper, &config);
+        // Last: whoever gets a status finds the door for local programs open.
+        let door = door::spawn(door, board.clone(), door_stop.clone());
         let mut daemon = Self {
             options,
             env,

@@ -217,6 +217,8 @@ pub struct ClassStatus {
     pub items: u64,
     /// Bytes of bodies.
     pub bytes: u64,
+    /// Age of the oldest in seconds; `None`: nothing waits, or nobody knows.
+    pub oldest_age_s: Option<f64>,
 }
 
 /// One kind of loss.
@@ -306,6 +308,9 @@ impl SpoolStatus {
     pub fn aged_to(mut self, boot_ns: u64) -> Self {
         let later = seconds_later(&mut self.as_of_boot_ns, boot_ns);
         self.oldest_age_s = self.oldest_age_s.map(|age| age + later);
+        for class in self.classes.values_mut() {
+            class.oldest_age_s = class.oldest_age_s.map(|age| age + later);
+        }
         self
     }
 }

@@ -74,7 +74,12 @@ impl Parts {
             clock.clone(),
             config.batch.length,
         );
-        let setup = Setup::of_process(clock.clone(), telemetry.tracer.clone(), &config.paths.root);
+        let setup = Setup::of_process(
+            clock.clone(),
+            telemetry.tracer.clone(),
+            events.clone(),
+            &config.paths.root,
+        );
         let work = Work::new(setup);
         work.configure(&config.jobs, receiver(config));
         let event_log = attach_log(config, events, &telemetry);

@@ -34,13 +34,16 @@ impl<S: Storage> Core<S> {
         out.write_overrun_bytes = self.budget.overrun;
         let mut oldest = Oldest::default();
         for class in Class::ALL {
-            let (counts, newer) = self.waiting(class, now, &mut oldest);
+            let mut of_class = Oldest::default();
+            let (mut counts, newer) = self.waiting(class, now, &mut of_class);
+            counts.oldest_age_s = of_class.known();
+            oldest.unknown |= of_class.unknown;
+            oldest.age = oldest.age.max(of_class.age);
             out.newer_segments += newer;
             out.frames += counts.frames;
             out.classes.insert(class.as_str().to_owned(), counts);
         }
-        let age = oldest.age.filter(|_| !oldest.unknown);
-        out.oldest_age_s = age.map(|age| Duration::from_nanos(age).as_secs_f64());
+        out.oldest_age_s = oldest.known();
         out.oldest_unknown = oldest.unknown;
         let condemned = self.condemned.iter();
         out.condemned = condemned
@@ -159,5 +162,11 @@ impl Oldest {
         };
         self.unknown |= age.is_none();
         self.age = self.age.max(age);
+    }
+
+    /// In seconds.
+    fn known(&self) -> Option<f64> {
+        let age = self.age.filter(|_| !self.unknown)?;
+        Some(Duration::from_nanos(age).as_secs_f64())
     }
 }

@@ -4,7 +4,7 @@
 //! Each threshold stands here with its reason; docs/STATUS.md repeats them for
 //! operators.
 
-use super::words::{bytes, count, duration, of};
+use super::words::{by_reason, bytes, count, duration, of};
 use super::{CommandsStatus, Problem, SpoolStatus, Status, UplinkStatus};
 
 /// A link that fails is worth a word after this long: two default batches, so
@@ -17,6 +17,12 @@ const SILENT_S: f64 = 180.0;
 
 /// Of the quota: from here the oldest data is about to be evicted.
 const NEARLY_FULL_PERCENT: u128 = 90;
+
+/// Of what the outbox may have: from here programs are about to be refused.
+const OUTBOX_PERCENT: u128 = 80;
+
+/// About what a stored message takes beside its own bytes.
+const FRAME: u128 = 96;
 
 /// A loss stays a problem for a day, so that the morning after sees it; then
 /// it is history, which the spool's figures keep.
@@ -52,7 +58,11 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     for uplink in &status.uplinks {
         down(uplink, status.agent.uptime_s, &mut found);
     }
+    for uplink in &status.uplinks {
+        refused_topics(uplink, &mut found);
+    }
     nearly_full(&status.spool, &mut found);
+    local_programs(status, &mut found);
     losses(&status.spool, status.clock.unix_ns, &mut found);
     rejects(&status.uplinks, &mut found);
     if let Some(why) = &status.config.reload_error {
@@ -303,6 +313,71 @@ fn nearly_full(spool: &SpoolStatus, found: &mut Vec<Problem>) {
     ));
 }
 
+fn refused_topics(uplink: &UplinkStatus, found: &mut Vec<Problem>) {
+    let Some(first) = uplink.refused_topics.first() else {
+        return;
+    };
+    let waiting = uplink.refused_topics.iter().map(|topic| topic.waiting);
+    let others = match uplink.refused_topics.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    found.push(warning(
+        format!("uplink {}", uplink.name),
+        format!(
+            "The broker has refused the topic \"{}\"{others} for {}: {}. {} wait, the rest goes on. \
+             Allow it at the broker, or let the program publish elsewhere.",
+            first.topic,
+            duration(first.since_s),
+            first.reason.trim_end_matches('.'),
+            of(waiting.sum(), "message")
+        ),
+    ));
+}
+
+/// What local programs hand in.
+fn local_programs(status: &Status, found: &mut Vec<Problem>) {
+    let spool = &status.spool;
+    let outbox = spool.classes.get("outbox");
+    let held = outbox.map_or(0, |class| {
+        u128::from(class.bytes) + u128::from(class.frames) * FRAME
+    });
+    // An eighth of the quota is never the outbox's.
+    let most = u128::from(spool.limit_bytes) / 8 * 7;
+    if held > 0 && held * 100 >= most * OUTBOX_PERCENT {
+        found.push(warning(
+            "outbox",
+            format!(
+                "{} of local programs wait and nearly fill the spool; when it is full new ones are refused (507). \
+                 Get the uplink back, or raise spool.quota.",
+                of(outbox.map_or(0, |class| class.frames), "message"),
+            ),
+        ));
+    }
+    let refused: u64 = status.outbox.refused.values().sum();
+    if refused > 0 {
+        found.push(warning(
+            "outbox",
+            format!(
+                "{} of local programs were refused since the start ({}). Each program was told why; \
+                 see [outbox] for what is allowed and how fast.",
+                of(refused, "message"),
+                by_reason(&status.outbox.refused)
+            ),
+        ));
+    }
+    if let Some(why) = &status.receiver.error {
+        found.push(error(
+            "receiver",
+            format!(
+                "It {}. Local programs that send there are not heard; free the port or change \
+                 receiver.listen. It is tried again by itself.",
+                why.trim_end_matches('.')
+            ),
+        ));
+    }
+}
+
 fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
     // A loss from "the future" means that the clock was stepped: count it as recent.
     let recent: Vec<_> = spool
@@ -481,6 +556,45 @@ mod tests {
         let found = problems(&status);
         assert!(found[0].message.contains("No space left"), "{found:?}");
         assert!(found[1].message.contains("in 30 s"), "{found:?}");
+    }
+
+    #[test]
+    fn what_local_programs_meet_is_said_and_a_nearly_full_outbox_before_it_refuses() {
+        let three = [
+            ("error", "receiver"),
+            ("warning", "uplink mqtt"),
+            ("warning", "outbox"),
+        ];
+        let mut status = sample::programs();
+        check(&status, &[("warning", "outbox")]);
+        status.uplinks[0].refused_topics = vec![crate::status::TopicStatus {
+            topic: "plant/1".into(),
+            reason: "not authorized (0x87)".into(),
+            since_s: 312.0,
+            waiting: 17,
+        }];
+        status.receiver.error = Some("could not listen on 127.0.0.1:4318: in use".into());
+        check(&status, &three);
+        let mut status = sample::fine();
+        let mut waiting = crate::status::ClassStatus {
+            frames: 100,
+            bytes: 40 << 20,
+            ..Default::default()
+        };
+        let of = |waiting: &crate::status::ClassStatus| [("outbox".to_owned(), waiting.clone())];
+        status.spool.classes = of(&waiting).into();
+        check(&status, &[]);
+        waiting.bytes = 46 << 20;
+        status.spool.classes = of(&waiting).into();
+        check(&status, &[("warning", "outbox")]);
+        // Small ones take more than their bytes.
+        waiting = crate::status::ClassStatus {
+            frames: 300_000,
+            bytes: 20 << 20,
+            ..Default::default()
+        };
+        status.spool.classes = of(&waiting).into();
+        check(&status, &[("warning", "outbox")]);
     }
 
     #[test]

@@ -122,6 +122,38 @@ pub(crate) fn link_down() -> Status {
     judged(status)
 }
 
+/// Local programs hand in a little too much.
+pub(crate) fn programs() -> Status {
+    let mut status = fine();
+    status.uplinks[0].name = "mqtt".into();
+    status.uplinks[0].endpoint = "mqtts://broker.example:8883".into();
+    let waiting = ClassStatus {
+        frames: 3,
+        items: 3,
+        bytes: 660,
+        oldest_age_s: Some(75.0),
+    };
+    status.spool.classes = [("outbox".to_owned(), waiting)].into();
+    status.outbox = OutboxStatus {
+        allow: vec!["plant/#".into()],
+        stored: 1204,
+        stored_bytes: 264_880,
+        refused: [("rate".to_owned(), 12)].into(),
+    };
+    let spans = ReceivedStatus {
+        requests: 40,
+        items: 1600,
+        ..ReceivedStatus::default()
+    };
+    status.receiver = ReceiverStatus {
+        listen: Some("127.0.0.1:4318".into()),
+        signals: [("traces".to_owned(), spans)].into(),
+        refused: [("rate".to_owned(), 2)].into(),
+        ..ReceiverStatus::default()
+    };
+    judged(status)
+}
+
 /// The credentials have expired.
 pub(crate) fn circuit_open() -> Status {
     let mut status = link_down();

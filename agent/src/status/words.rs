@@ -1,6 +1,8 @@
 //! Figures as people say them: bytes, durations, counts. Pure; whatever comes
 //! in (NaN, negative, huge), something short comes out.
 
+use std::collections::BTreeMap;
+
 /// `17 B`, `1.5 KiB`, `64 MiB`: binary units, at most three digits of precision.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -81,6 +83,15 @@ pub fn utc(unix_ns: u64) -> String {
     };
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// `full 1, rate 3`: the first four; the JSON has them all.
+pub(crate) fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().take(4);
+    let words: Vec<_> = counts
+        .map(|(why, n)| format!("{why} {}", count(*n)))
+        .collect();
+    words.join(", ")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use opentelemetry::trace::Span as _;
+use opentelemetry::trace::{Span as _, SpanContext};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::run::{self, Assignment};
 use super::schedule::Agenda;
 use super::{Ended, Job, Order, Origin, Outcome, Refusal, launch, schema, span};
 use crate::clock::Clock;
+use crate::event::{self, Events};
 use crate::frame::{Stamp, push_hex};
 use crate::status::{JobStatus, RunStatus};
 use crate::trace::propagation::{self, Carried};
@@ -38,6 +39,8 @@ pub struct Setup {
     pub clock: Clock,
     /// For spans of runs.
     pub tracer: Tracer,
+    /// Told of each run's start and end.
+    pub events: Events,
     /// Where `/proc` and `/sys` are: `/`, but in tests.
     pub root: PathBuf,
     /// The binary that applies limits ([`launch`]); `None`: programs are
@@ -357,6 +360,9 @@ impl Admitted {
         let span = span::start(&shared.setup.tracer, &job, origin, &parent);
         let context = span.span_context().clone();
         let carried = parent.within(&context);
+        let said = [("job", job.name.as_str()), ("origin", origin.as_str())];
+        let events = &shared.setup.events;
+        events.emit_in(Some(context.clone()), event::name::JOB_START, &[], &said);
         let mark = mark();
         let cgroup = work.cgroup(&job, &mark);
         let launcher = shared.setup.launcher.clone();
@@ -383,6 +389,7 @@ impl Admitted {
                 false => log::debug!("job {name}: done in {duration:.1?}"),
             }
         });
+        tell_end(events, &context, &job.name, &result.outcome, duration);
         span::end(span, &vector, &result);
         let mut trace_id = String::new();
         push_hex(&mut trace_id, &context.trace_id().to_bytes());
@@ -404,6 +411,20 @@ impl Admitted {
             context: carried,
         }
     }
+}
+
+/// One event, named by how the run went.
+fn tell_end(events: &Events, span: &SpanContext, job: &str, outcome: &Outcome, duration: Duration) {
+    let name = match outcome.is_failure() {
+        true => event::name::JOB_FAILED,
+        false => event::name::JOB_END,
+    };
+    let mut measured = vec![("duration", duration.as_secs_f64())];
+    if let Outcome::Exited(code) = outcome {
+        measured.push(("exit_code", f64::from(*code)));
+    }
+    let said = [("job", job), ("outcome", outcome.as_str())];
+    events.emit_in(Some(span.clone()), name, &measured, &said);
 }
 
 impl Ended {
@@ -505,13 +526,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Setup {
     /// For the daemon: this process, its environment, this binary as the launcher.
-    pub fn of_process(clock: Clock, tracer: Tracer, root: &Path) -> Self {
+    pub fn of_process(clock: Clock, tracer: Tracer, events: Events, root: &Path) -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         Self {
             clock,
             tracer,
+            events,
             root: root.to_owned(),
             launcher: Some(launch::this_binary()),
             environment: std::env::vars_os().filter_map(text).collect(),

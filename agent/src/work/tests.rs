@@ -14,6 +14,7 @@ use super::job::{Argument, ArgumentKind, Concurrency, Word};
 use super::testing::job;
 use super::*;
 use crate::clock::{Clock, ClockTrust};
+use crate::event::testing::{Heard, events};
 use crate::frame::TraceContext;
 use crate::trace::testing::{Finished, tracer};
 
@@ -21,10 +22,17 @@ use crate::trace::testing::{Finished, tracer};
 const HANG: Duration = Duration::from_secs(30);
 
 fn desk(jobs: &[Job]) -> (Work, Finished) {
+    let (work, spans, _) = desk_heard(jobs);
+    (work, spans)
+}
+
+fn desk_heard(jobs: &[Job]) -> (Work, Finished, Heard) {
     let (tracer, spans) = tracer();
+    let (events, heard) = events();
     let work = Work::new(Setup {
         clock: Clock::new(ClockTrust::Always),
         tracer,
+        events,
         root: "/".into(),
         launcher: None,
         environment: vec![
@@ -38,7 +46,7 @@ fn desk(jobs: &[Job]) -> (Work, Finished) {
         .map(|job| (job.name.clone(), job.clone()))
         .collect();
     work.configure(&jobs, Some("http://127.0.0.1:4318".into()));
-    (work, spans)
+    (work, spans, heard)
 }
 
 fn shell(name: &str, script: &str) -> Job {
@@ -445,4 +453,26 @@ async fn a_scheduled_job_runs_by_itself() {
     assert_eq!(attribute(&span, "sonde.job.origin").unwrap(), "schedule");
     assert!(work.stop(HANG).await);
     timeout(HANG, agenda).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_run_says_when_it_begins_and_how_it_ended() {
+    let jobs = [shell("good", "exit 0"), shell("bad", "exit 3")];
+    let (work, _, heard) = desk_heard(&jobs);
+    for job in ["good", "bad"] {
+        work.admit(order(job)).unwrap().run().await;
+    }
+    let names = heard.names();
+    let expected = [
+        "sonde.job.start",
+        "sonde.job.end",
+        "sonde.job.start",
+        "sonde.job.failed",
+    ];
+    assert_eq!(names, expected);
+    let failed = heard.named("sonde.job.failed").await;
+    assert_eq!(failed.text("job"), Some("bad"));
+    assert_eq!(failed.text("outcome"), Some("failed"));
+    assert!(failed.has_span);
+    assert!(failed.measurements.contains(&("exit_code".into(), 3.0)));
 }

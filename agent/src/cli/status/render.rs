@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
-use crate::status::words::{bytes, count, duration, of, utc};
+use crate::status::words::{by_reason, bytes, count, duration, of, utc};
 use crate::status::{
-    CommandsStatus, GaugeStatus, JobStatus, LostStatus, SpoolStatus, Status, UplinkStatus,
+    CommandsStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus, SpoolStatus, Status,
+    UplinkStatus,
 };
 
 /// What the page is for.
@@ -49,6 +50,14 @@ pub fn render(status: &Status, view: View) -> String {
         page.uplinks(&status.uplinks);
     }
     page.spool(&status.spool);
+    let outbox = outbox(status);
+    if !outbox.is_empty() {
+        page.block("outbox", &outbox);
+    }
+    let receiver = receiver(&status.receiver);
+    if !receiver.is_empty() {
+        page.block("receiver", &receiver);
+    }
     page.block("gauges", &gauges(status));
     if !status.jobs.is_empty() {
         page.block("jobs", &jobs(status));
@@ -352,6 +361,60 @@ fn gauges(status: &Status) -> Vec<String> {
     ]
 }
 
+/// Local programs' messages; nothing where there were none and none may be.
+fn outbox(status: &Status) -> Vec<String> {
+    let outbox = &status.outbox;
+    let class = status.spool.classes.get("outbox");
+    // Those that wait for a refused topic are given out, to the uplink.
+    let topics = status.uplinks.iter().flat_map(|up| &up.refused_topics);
+    let aside: u64 = topics.map(|topic| topic.waiting).sum();
+    let waiting = class.map_or(0, |class| class.frames);
+    if outbox.allow.is_empty() && outbox.stored == 0 && outbox.refused.is_empty() && waiting == 0 {
+        return Vec::new();
+    }
+    let mut items = vec![match waiting {
+        0 => "nothing waits".to_owned(),
+        n => format!("{} waiting", of(n, "message")),
+    }];
+    let oldest = class.and_then(|class| class.oldest_age_s);
+    items.extend(oldest.map(|s| format!("oldest {}", duration(s))));
+    if aside > 0 {
+        items.push(format!("{} for refused topics", count(aside)));
+    }
+    items.push(format!("{} taken", count(outbox.stored)));
+    if !outbox.refused.is_empty() {
+        items.push(format!("refused: {}", by_reason(&outbox.refused)));
+    }
+    items
+}
+
+/// What local programs sent; nothing where there is no port and nothing came.
+fn receiver(receiver: &ReceiverStatus) -> Vec<String> {
+    let taken = receiver.signals.values();
+    let (requests, items) = taken.fold((0, 0), |(requests, items), signal| {
+        (requests + signal.requests, items + signal.items)
+    });
+    if receiver.listen.is_none() && requests == 0 && receiver.refused.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
+    if let Some(at) = &receiver.listen {
+        lines.push(match receiver.error {
+            Some(_) => format!("{at} NOT open, see above"),
+            None => at.clone(),
+        });
+    }
+    lines.push(format!(
+        "{} in {} taken",
+        of(items, "item"),
+        of(requests, "request")
+    ));
+    if !receiver.refused.is_empty() {
+        lines.push(format!("refused: {}", by_reason(&receiver.refused)));
+    }
+    lines
+}
+
 /// The most that are shown one by one; `--json` has all.
 const JOBS: usize = 8;
 
@@ -594,6 +657,12 @@ mod tests {
                 sample::fresh(),
                 PLAIN,
                 include_str!("golden/fresh.txt"),
+            ),
+            (
+                "programs",
+                sample::programs(),
+                PLAIN,
+                include_str!("golden/programs.txt"),
             ),
             (
                 "narrow",

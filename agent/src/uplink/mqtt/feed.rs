@@ -33,6 +33,14 @@ const DRY: Duration = Duration::from_millis(250);
 /// Messages looked at in a row that are not to be sent now, before the connection has its turn.
 const ROUNDS: u32 = 64;
 
+/// So many connections may end over one frame, without a word from the broker,
+/// before it is given up. A broker or a link that fails by itself ends over
+/// whichever frame is out, not over the same one each time.
+const HUNG_UP: u32 = 5;
+
+/// What may be taken while as many messages wait for their topics as can.
+const ALL_BUT_MESSAGES: Signals = Signals::ALL.without(Signal::Message);
+
 /// Refused topics in the status.
 const SHOWN_TOPICS: usize = 16;
 
@@ -80,6 +88,11 @@ pub(super) struct Feed<S> {
     flight: Vec<Flight>,
     /// Their pieces on the way; the bodies are shared with what was sent.
     sent: Vec<Piece>,
+    /// What the broker hung up over last, and how often.
+    suspect: Option<(PieceId, u32)>,
+    /// One was given up for that, and nothing has been delivered since: then
+    /// it is the broker that hangs up over everything, and no reason to delete more.
+    gave_up: bool,
     /// Their pieces that are still to be sent.
     cut: VecDeque<Piece>,
     wire: Arc<Wire>,
@@ -121,6 +134,8 @@ impl<S: Store> Feed<S> {
             dry: false,
             flight: Vec::new(),
             sent: Vec::new(),
+            suspect: None,
+            gave_up: false,
             cut: VecDeque::new(),
             wire,
             status,
@@ -131,7 +146,10 @@ impl<S: Store> Feed<S> {
 
     /// What to do next.
     pub(super) fn next(&mut self) -> Step {
-        let pending = *self.pending.borrow_and_update();
+        let mut pending = *self.pending.borrow_and_update();
+        if self.order.is_full() {
+            pending = pending.of(ALL_BUT_MESSAGES);
+        }
         let step = self.delivery.next(self.clock.boot_ns(), pending);
         self.show();
         step
@@ -219,6 +237,12 @@ impl<S: Store> Feed<S> {
                 delivery::Verdict::Delivered { rejected_items: 0 },
             ),
         };
+        if matches!(outcome, Outcome::Delivered) {
+            self.gave_up = false;
+        }
+        if self.suspect.is_some_and(|(suspect, _)| suspect.frame == id) {
+            self.suspect = None;
+        }
         self.store.settle(id, outcome);
         let now = self.clock.boot_ns();
         let (items, bytes) = (flight.items, flight.bytes);
@@ -309,17 +333,18 @@ impl<S: Store> Feed<S> {
                 left
             }
         };
-        while self.order.is_full()
-            && let Some((oldest, why)) = self.order.too_many()
-        {
-            log::warn!("uplink mqtt: gave up message {oldest}: {why}");
-            self.store.settle(oldest, Outcome::Condemned(why));
-            let settled = self.order.gave_up(oldest);
-            self.perform(settled, "");
-        }
         match self.order.take(id, &message.topic, now.boot_ns) {
             Turn::Send => Some(Piece::message(frame, Outgoing { message, left })),
             Turn::Wait => None,
+        }
+    }
+
+    /// What of `signals` may be taken.
+    fn takeable(&self, signals: Signals) -> Signals {
+        if self.order.is_full() {
+            signals.without(Signal::Message)
+        } else {
+            signals
         }
     }
 
@@ -462,11 +487,13 @@ impl<S: Store> Frames for Feed<S> {
                 for either in [Lane::Live, Lane::Backlog] {
                     if frame.is_none() {
                         lane = either;
-                        frame = self.store.next(lane, self.delivery.free()).await;
+                        let free = self.takeable(self.delivery.free());
+                        frame = self.store.next(lane, free).await;
                     }
                 }
             } else {
-                frame = self.store.next(lane, self.delivery.signals()).await;
+                let signals = self.takeable(self.delivery.signals());
+                frame = self.store.next(lane, signals).await;
             }
             let Some(frame) = frame else {
                 self.delivery.vain(lane);
@@ -545,6 +572,20 @@ impl<S: Store> Frames for Feed<S> {
             }
             Verdict::Delivered => self.finish(at, None),
         }
+    }
+
+    fn suspect(&mut self, id: PieceId) -> Option<Verdict> {
+        let before = self.suspect.filter(|(suspect, _)| *suspect == id);
+        let times = before.map_or(0, |(_, times)| times).saturating_add(1);
+        self.suspect = Some((id, times));
+        if times < HUNG_UP || self.gave_up {
+            return None;
+        }
+        self.suspect = None;
+        self.gave_up = true;
+        Some(Verdict::Condemned(format!(
+            "the broker closed {times} connections over it and gave no reason"
+        )))
     }
 
     fn look(&mut self) {

@@ -49,6 +49,12 @@ pub(super) trait Frames {
     /// What became of one.
     fn settled(&mut self, id: PieceId, verdict: Verdict);
 
+    /// The broker hung up without a word while this one alone was
+    /// unacknowledged. `Some`: that was once too often.
+    fn suspect(&mut self, _id: PieceId) -> Option<Verdict> {
+        None
+    }
+
     /// Called every [`LOOK`] while connected, for figures that change by themselves.
     fn look(&mut self) {}
 }
@@ -88,7 +94,12 @@ where
         Ok(()) => End::finished(),
         // Everything was delivered before the goodbye: what happens to that is no trouble.
         Err(_) if link.session.leaving() => End::finished(),
-        Err(end) => {
+        Err(mut end) => {
+            let (any, alone) = link.session.outstanding();
+            if end.hung_up && any && end.reaction == Reaction::Retry {
+                end.reaction = Reaction::OneByOne;
+                end.blame = alone.and_then(|id| Some((id, frames.suspect(id)?)));
+            }
             if let Some((id, verdict)) = end.blame.clone() {
                 frames.settled(id, verdict);
             }
@@ -307,7 +318,14 @@ where
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return closed(self.session.connecting());
         }
-        End::retry(format!("the connection broke: {error}; trying again"))
+        let reset = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        );
+        End {
+            hung_up: reset && !self.session.connecting(),
+            ..End::retry(format!("the connection broke: {error}; trying again"))
+        }
     }
 
     /// Tells the broker that we go, where it may still listen; then closes. A

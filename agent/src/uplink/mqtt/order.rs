@@ -16,7 +16,8 @@
 //! before the first, and again after it.
 //!
 //! Waiting messages are names only; their bodies stay in the spool. At most
-//! [`MAX_WAITING`] wait, for topics that the broker does not take at the moment.
+//! [`MAX_WAITING`] wait, for topics that the broker does not take at the moment;
+//! then no more are taken, whatever their topic, until one of those is settled.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -208,24 +209,10 @@ impl Order {
         at
     }
 
-    /// Whether no more may be taken before one of those that wait is given up.
+    /// Whether no more may be taken before one of those that wait is settled. The
+    /// rest stays in the spool: a broker's no is not a licence to delete.
     pub(super) fn is_full(&self) -> bool {
         self.taken.len() >= MAX_WAITING && self.waiting().count() >= MAX_WAITING / 2
-    }
-
-    /// The oldest message of the topic that most wait for, and why it has to go.
-    pub(super) fn too_many(&self) -> Option<(FrameId, String)> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for taken in self.waiting() {
-            *counts.entry(&taken.topic).or_default() += 1;
-        }
-        let (topic, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-        let oldest = self.waiting().find(|taken| taken.topic == topic)?;
-        let why = self.trouble(topic).map_or("", |trouble| &trouble.reason);
-        Some((
-            oldest.id,
-            format!("{count} messages wait for the topic \"{topic}\", more cannot: {why}"),
-        ))
     }
 
     /// A connection ended: everything is back in the spool.

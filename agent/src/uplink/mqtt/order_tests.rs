@@ -87,7 +87,7 @@ fn a_condemned_message_does_not_stop_those_behind_it() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_the_most_waited_for_topic_pays() {
+fn what_waits_is_bounded_and_room_comes_when_the_first_is_due() {
     let mut order = order();
     order.take(id(1), "bad", 0);
     order.refused(id(1), "not authorized", 0);
@@ -97,10 +97,7 @@ fn what_waits_is_bounded_and_the_most_waited_for_topic_pays() {
         seq += 1;
     }
     assert_eq!(order.taken.len(), MAX_WAITING);
-    let (oldest, why) = order.too_many().expect("one has to go");
-    assert_eq!(oldest, id(1));
-    assert!(why.contains("not authorized"), "{why}");
-    order.gave_up(oldest);
+    assert_eq!(order.due(60 * SECOND), [id(1)], "only the first");
     assert!(!order.is_full());
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::feed::{Feed, Store};
 use super::inbox::Inbox;
 use super::link::run;
-use super::order::Order;
+use super::order::{MAX_WAITING, Order};
 use super::reason::Reaction;
 use super::script::{Broker, attempt, frame, no_properties, plan};
 use crate::clock::{Clock, ClockTrust};
@@ -165,6 +165,14 @@ where
     S: FnOnce(Broker, Stop) -> Fut,
     Fut: Future<Output = ()>,
 {
+    meet_so(feed, false, script).await
+}
+
+async fn meet_so<S, Fut>(feed: &mut Feed<Memory>, one_by_one: bool, script: S) -> Reaction
+where
+    S: FnOnce(Broker, Stop) -> Fut,
+    Fut: Future<Output = ()>,
+{
     let (near, far) = duplex(64 * 1024);
     let stop = Stop::default();
     let broker = Broker {
@@ -172,7 +180,8 @@ where
         buffer: BytesMut::new(),
     };
     let script = script(broker, stop.clone());
-    let (plan, attempt, mut inbox) = (plan(), attempt(), Inbox::new(None));
+    let (plan, mut attempt, mut inbox) = (plan(), attempt(), Inbox::new(None));
+    attempt.one_by_one = one_by_one;
     let (end, ()) = tokio::join!(run(near, &plan, &attempt, feed, &mut inbox, &stop), script);
     let reaction = end.reaction;
     feed.ended(end);
@@ -335,6 +344,163 @@ async fn what_the_broker_never_takes_is_counted_and_the_rest_goes_on() {
         assert_eq!(condemned, [1, 2, 3]);
         assert!(held.condemned[&2].contains("the broker takes at most 400"));
     });
+}
+
+#[tokio::test]
+async fn more_refused_messages_than_can_wait_stay_in_the_spool_and_telemetry_goes_on() {
+    let many = MAX_WAITING as u64 + 40;
+    let bad = (1..=many).map(|seq| to(seq, "bad"));
+    let telemetry = (0..8).map(|n| frame(many + 2 + n, b"x"));
+    let memory = Memory::of(bad.chain([to(many + 1, "good")]).chain(telemetry));
+    let mut feed = feed(&memory);
+    meet(&mut feed, async |mut broker: Broker, stop: Stop| {
+        broker.welcome(None).await;
+        let mut telemetry = 0;
+        let mut refused = 0;
+        // All telemetry passes; then the refused one is only probed.
+        while telemetry < 8 || refused < 12 {
+            let publish = broker.hear_publish().await;
+            if publish.topic == "bad" {
+                refused += 1;
+                refuse(&mut broker, publish.pkid, 0x87).await;
+            } else {
+                telemetry += u32::from(publish.payload == "x");
+                broker.ack(publish.pkid).await;
+            }
+        }
+        let mut seen = Vec::new();
+        while seen.last() != Some(&many) || !seen.contains(&(many + 1)) {
+            let publish = broker.hear_publish().await;
+            seen.push(seq_of(&publish));
+            broker.ack(publish.pkid).await;
+        }
+        seen.retain(|seq| *seq <= many);
+        assert!(seen.is_sorted(), "{seen:?}");
+        stop.finish.cancel();
+        let last = broker.hear_publish().await;
+        broker.ack(last.pkid).await;
+    })
+    .await;
+    memory.change(|held| {
+        assert!(held.condemned.is_empty(), "{:?}", held.condemned);
+        assert_eq!(held.delivered.len() as u64, many + 9);
+    });
+}
+
+#[tokio::test]
+async fn an_expired_message_behind_a_refused_one_is_counted_and_holds_up_nobody() {
+    let bad = |seq: u64, expiry| {
+        let said = Message {
+            topic: "bad".to_owned(),
+            payload: Bytes::from(seq.to_string()),
+            expiry,
+            ..Message::default()
+        };
+        let mut stored = message(seq, &said);
+        stored.batch.first.boot_ns = stored.batch.first.boot_ns.saturating_sub(2_000_000_000);
+        stored
+    };
+    let frames = [
+        bad(1, Some(3600)),
+        bad(2, Some(1)),
+        to(3, "good"),
+        to(4, "bad"),
+    ];
+    let memory = Memory::of(frames);
+    let mut feed = feed(&memory);
+    meet(&mut feed, async |mut broker: Broker, stop: Stop| {
+        broker.welcome(None).await;
+        let mut refused = Vec::new();
+        let mut taken = Vec::new();
+        while taken.len() < 3 {
+            let publish = broker.hear_publish().await;
+            let seq = seq_of(&publish);
+            assert_ne!(seq, 2, "it has expired");
+            if seq != 3 && !refused.contains(&seq) {
+                refused.push(seq);
+                refuse(&mut broker, publish.pkid, 0x87).await;
+            } else {
+                broker.ack(publish.pkid).await;
+                taken.push(seq);
+            }
+        }
+        assert_eq!(taken, [3, 1, 4]);
+        stop.finish.cancel();
+        let last = broker.hear_publish().await;
+        broker.ack(last.pkid).await;
+    })
+    .await;
+    memory.change(|held| {
+        assert_eq!(held.expired, [2]);
+        assert_eq!(held.delivered.len(), 3);
+    });
+}
+
+/// A broker that hangs up when it sees what it does not like, and takes the rest.
+async fn hangs_up(mut broker: Broker, poison: impl Fn(&Publish) -> bool) -> Broker {
+    broker.welcome(None).await;
+    loop {
+        let publish = broker.hear_publish().await;
+        if poison(&publish) {
+            return broker;
+        }
+        broker.ack(publish.pkid).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_broker_hangs_up_over_again_and_again_is_given_up_and_the_rest_goes_on() {
+    let said = |seq, payload: &'static str| {
+        let said = Message {
+            topic: "a".to_owned(),
+            payload: Bytes::from_static(payload.as_bytes()),
+            ..Message::default()
+        };
+        message(seq, &said)
+    };
+    let poisons = [said(1, "good"), said(2, "poison"), frame(3, b"poison")];
+    let rest = [frame(4, b"x"), said(5, "good"), said(6, "good")];
+    let memory = Memory::of(poisons.into_iter().chain(rest));
+    let mut feed = feed(&memory);
+    let mut one_by_one = false;
+    let mut connections = 0;
+    while memory.change(|held| held.delivered.len()) < 4 {
+        connections += 1;
+        assert!(
+            connections < 40,
+            "{:?}",
+            memory.change(|h| h.delivered.clone())
+        );
+        let reaction = meet_so(&mut feed, one_by_one, async |broker: Broker, _: Stop| {
+            let heard = hangs_up(broker, |publish| publish.payload == "poison");
+            let ended = tokio::time::timeout(Duration::from_millis(300), heard).await;
+            drop(ended);
+        })
+        .await;
+        one_by_one = reaction == Reaction::OneByOne;
+    }
+    memory.change(|held| {
+        let condemned: Vec<_> = held.condemned.keys().copied().collect();
+        assert_eq!(condemned, [2, 3]);
+        assert!(held.condemned[&2].contains("closed 5 connections over it"));
+    });
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_over_everything_costs_one_message_and_no_more() {
+    let memory = Memory::of((1..=20).map(|seq| to(seq, "a")));
+    let mut feed = feed(&memory);
+    for connection in 0..40 {
+        meet_so(
+            &mut feed,
+            connection > 0,
+            async |broker: Broker, _: Stop| {
+                drop(hangs_up(broker, |_| true).await);
+            },
+        )
+        .await;
+    }
+    memory.change(|held| assert_eq!(held.condemned.len(), 1));
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub(super) struct End {
     pub(super) text: String,
     /// The one frame that the broker ended it over, and what that means for it.
     pub(super) blame: Option<(PieceId, Verdict)>,
+    /// The other side closed it and gave no reason.
+    pub(super) hung_up: bool,
 }
 
 /// What happens after a connection.
@@ -32,7 +34,7 @@ pub(super) enum Reaction {
     /// The broker keeps no retained messages: connect again without any.
     WithoutRetain,
     /// One of the publishes in flight is too large or malformed for the broker, which did
-    /// not say which: connect again and send one at a time.
+    /// not say which, or it hung up over them: connect again and send one at a time.
     OneByOne,
 }
 
@@ -57,6 +59,7 @@ impl End {
             reaction: Reaction::Retry,
             text: text.into(),
             blame: None,
+            hung_up: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl End {
             reaction: Reaction::Hold,
             text: text.into(),
             blame: None,
+            hung_up: false,
         }
     }
 
@@ -73,6 +77,7 @@ impl End {
             reaction: Reaction::Finished,
             text: String::new(),
             blame: None,
+            hung_up: false,
         }
     }
 }
@@ -137,6 +142,7 @@ pub(super) fn of_refusal(code: u8, words: &Words) -> End {
         reaction,
         text: sentence("the broker refused the connection", code, words, advice),
         blame: None,
+        hung_up: false,
     }
 }
 
@@ -170,6 +176,7 @@ pub(super) fn of_disconnect(code: u8, words: &Words) -> End {
         reaction,
         text: sentence("the broker ended the connection", code, words, advice),
         blame: None,
+        hung_up: false,
     }
 }
 

@@ -41,6 +41,10 @@ pub(super) const MAX_FLIGHT: usize = 256 * 1024;
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
+/// So many publishes go one by one while the bad one is looked for: messages
+/// and telemetry, live and backlog take turns, and it may be the oldest of any.
+const SINGLY: u8 = 8;
+
 /// The most publishes in flight, whatever is configured: each costs a row.
 const MAX_WINDOW: u16 = 256;
 
@@ -80,7 +84,7 @@ pub(super) struct Attempt {
     pub(super) login: Option<(String, String)>,
     /// Send no retained messages: an earlier connection was refused for them.
     pub(super) without_retain: bool,
-    /// One publish at a time until the first is acknowledged: an earlier connection ended over one it did not name.
+    /// One publish at a time until [`SINGLY`] are acknowledged: an earlier connection ended over one it did not name.
     pub(super) one_by_one: bool,
     /// Ask for commands that long after CONNACK: earlier connections ended over it.
     pub(super) ask_after: Duration,
@@ -140,7 +144,8 @@ pub(super) struct Session<'a> {
     unwritten: Option<PieceId>,
     flight_bytes: usize,
     last_pkid: u16,
-    one_by_one: bool,
+    /// Publishes that still go one by one.
+    singly: u8,
     heard: Duration,
     sent: Duration,
     /// A PINGREQ is unanswered.
@@ -207,7 +212,7 @@ impl<'a> Session<'a> {
             unwritten: None,
             flight_bytes: 0,
             last_pkid: 0,
-            one_by_one: attempt.one_by_one,
+            singly: if attempt.one_by_one { SINGLY } else { 0 },
             heard: Duration::ZERO,
             sent: Duration::ZERO,
             pinged: false,
@@ -244,6 +249,17 @@ impl<'a> Session<'a> {
         self.flight.is_empty() && self.unwritten.is_none()
     }
 
+    /// Whether frames are unacknowledged; `Some`: which, if it is one alone and
+    /// nothing else of ours was.
+    pub(super) fn outstanding(&self) -> (bool, Option<PieceId>) {
+        let mut all = self.flight.iter();
+        let alone = match (all.next(), all.next(), self.asked) {
+            (Some(flight), None, None) => flight.piece,
+            _ => None,
+        };
+        (self.flight.iter().any(|f| f.piece.is_some()), alone)
+    }
+
     /// Whether another frame may be sent now.
     pub(super) fn room(&self) -> bool {
         self.online()
@@ -253,7 +269,7 @@ impl<'a> Session<'a> {
     }
 
     fn window(&self) -> u16 {
-        if self.one_by_one {
+        if self.singly > 0 {
             return 1;
         }
         self.plan
@@ -605,7 +621,7 @@ impl<'a> Session<'a> {
         };
         let verdict = match answer {
             Answer::Delivered => {
-                self.one_by_one = false;
+                self.singly = self.singly.saturating_sub(1);
                 Verdict::Delivered
             }
             Answer::TooLarge => Verdict::TooLarge(refused("the broker refused the message")),
@@ -765,12 +781,16 @@ pub(super) fn pause(refusals: u32) -> Duration {
 
 /// The other side closed the connection.
 pub(super) fn closed(connecting: bool) -> End {
-    End::retry(if connecting {
-        "closed by the other side before it answered CONNECT; check that the port is an MQTT 5 \
-         listener and whether it wants TLS, trying again"
-    } else {
-        "the broker closed the connection; trying again"
-    })
+    if connecting {
+        return End::retry(
+            "closed by the other side before it answered CONNECT; check that the port is an MQTT 5 \
+             listener and whether it wants TLS, trying again",
+        );
+    }
+    End {
+        hung_up: true,
+        ..End::retry("the broker closed the connection; trying again")
+    }
 }
 
 /// What answered is not a broker.
