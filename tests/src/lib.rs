@@ -24,6 +24,7 @@ pub mod link;
 pub mod process;
 pub mod program;
 pub mod proof;
+pub mod publish_cost;
 pub mod report;
 pub mod rotel;
 #[cfg(test)]

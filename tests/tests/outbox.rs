@@ -10,7 +10,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use sonde_agent::cli::client::{Reply, Request, send};
-use sonde_tests::agent::{Agent, Gateway, run};
+use sonde_tests::agent::{Agent, Gateway, binary, run};
 use sonde_tests::link::Mode;
 use sonde_tests::trace_tree::parse_traceparent;
 use sonde_tests::world::{LATER, Mqtt, SOON};
@@ -274,6 +274,38 @@ async fn a_message_travels_with_all_that_was_said_of_it_by_the_command() {
     assert!(agent.terminate(SOON).await.unwrap().success());
     let output = publish(&["plant/1", "--message", "x"]).await;
     assert_eq!(output.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn the_callers_trace_its_state_and_its_baggage_go_with_the_message() {
+    let id = "outbox-trace";
+    let mqtt = Mqtt::plain(id).await;
+    let mut listener = Listener::start(&mqtt).await;
+    let gateway = gateway(&mqtt, id);
+    let mut agent = gateway.start();
+    up(&mut agent).await;
+    let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let output = tokio::process::Command::new(binary())
+        .args(["publish", "plant/1", "--message", "7", "--config"])
+        .arg(gateway.write())
+        .env("TRACEPARENT", own)
+        .env("TRACESTATE", "vendor=a,other=b")
+        .env("BAGGAGE", "batch=17,shift=late")
+        .output()
+        .await
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    listener.wait("the message", |seen| !seen.is_empty()).await;
+    let seen = listener.seen.lock().unwrap()[0].clone();
+    let carried = property(&seen, "traceparent").expect("a traceparent");
+    let (trace, span) = parse_traceparent(carried).unwrap();
+    let (own_trace, own_span) = parse_traceparent(own).unwrap();
+    assert_eq!(trace, own_trace);
+    assert_ne!(span, own_span);
+    assert_eq!(property(&seen, "tracestate"), Some("vendor=a,other=b"));
+    assert_eq!(property(&seen, "baggage"), Some("batch=17,shift=late"));
+    assert!(agent.terminate(SOON).await.unwrap().success());
 }
 
 #[tokio::test]

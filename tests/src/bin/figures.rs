@@ -16,7 +16,7 @@ use sonde_tests::link::Mode;
 use sonde_tests::program::{Program, came};
 use sonde_tests::proof;
 use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, set_links};
-use sonde_tests::{backlog, exec_cost, process, report};
+use sonde_tests::{backlog, exec_cost, process, publish_cost, report};
 use tokio::time::{Instant, interval};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -30,6 +30,7 @@ cargo run --bin figures -- WHAT [MINUTES]
   drain             memory while a backlog of 20 MB drains
   size              the stripped binary
   exec              what `sonde exec` costs a command: ms over 200 runs in turns, instructions
+  publish           messages a second and bytes of flash for each, by 1 and by 8 programs
   all [MINUTES]     all of them
 
 Measures target/release/sonde, or SONDE_BIN; builds it if it is not there.
@@ -54,6 +55,7 @@ async fn main() -> ExitCode {
         "receiver" => receiver().await,
         "size" => size().await,
         "exec" => exec().await,
+        "publish" => publish().await,
         "all" => all(minutes).await,
         _ => return usage(),
     };
@@ -74,6 +76,7 @@ fn usage() -> ExitCode {
 async fn all(minutes: u64) -> Done {
     size().await?;
     exec().await?;
+    publish().await?;
     drain().await?;
     receiver().await?;
     outage().await?;
@@ -102,6 +105,26 @@ async fn exec() -> Done {
             ms(cost.wrapped),
             ms(cost.wrapped_p99),
             ms(cost.wrapped.saturating_sub(cost.bare)),
+        ))?;
+    }
+    Ok(())
+}
+
+/// What a small message costs while the link is down.
+async fn publish() -> Done {
+    build_if_missing().await?;
+    for (publishers, each) in [(1, 200), (8, 100)] {
+        let cost = publish_cost::measure(publishers, each).await?;
+        let messages = cost.messages as f64;
+        say(&format!(
+            "publish, by {publishers}: {} messages of {} bytes, {:.0} a second; {:.0} bytes written \
+             for each and {:.0} of flash, {:.1} messages a sync",
+            cost.messages,
+            publish_cost::PAYLOAD,
+            messages / cost.took.as_secs_f64(),
+            cost.written as f64 / messages,
+            cost.flash as f64 / messages,
+            messages / cost.syncs.max(1) as f64,
         ))?;
     }
     Ok(())
