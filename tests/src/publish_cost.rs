@@ -40,7 +40,7 @@ pub async fn measure(publishers: u64, each: u64) -> Result<Cost, Box<dyn Error>>
     let mut gateway = mqtt.gateway(&id);
     gateway
         .set("outbox.allow", "[\"plant/\"]")
-        .set("outbox.rate", "1000000")
+        .set("outbox.rate", "10000")
         .text("outbox.byte_rate", "1GiB")
         // Telemetry stays in memory meanwhile.
         .text("spool.loss_window", "10m")
