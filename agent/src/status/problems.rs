@@ -359,7 +359,7 @@ fn local_programs(status: &Status, found: &mut Vec<Problem>) {
         found.push(warning(
             "outbox",
             format!(
-                "{} of local programs were refused since the start ({}). Each program was told why; \
+                "Refused since the start: {} of local programs ({}). Each program was told why; \
                  see [outbox] for what is allowed and how fast.",
                 of(refused, "message"),
                 by_reason(&status.outbox.refused)
@@ -411,6 +411,8 @@ fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
         "Stored data was damaged: check the disk and its file system."
     } else if lost_by("removed") {
         "Somebody removes or cuts files in the spool's folder: leave that to the agent."
+    } else if lost_by("refused") {
+        "Local programs were told that their messages were not taken: see the status of disk and quota."
     } else if lost_by("no_uplink") {
         "Nothing takes that signal: see [route] and the uplinks."
     } else {
