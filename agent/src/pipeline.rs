@@ -52,6 +52,8 @@ pub struct PipelineDeps {
     pub clock: Clock,
     /// Where batches go.
     pub spool: Spool,
+    /// How long a batch may grow while nobody can send it: [`Spool::horizon`].
+    pub horizon: watch::Receiver<Option<Duration>>,
     /// For spans of ticks and batches.
     pub tracer: Tracer,
     /// Read by the agent family.
@@ -126,6 +128,7 @@ pub fn spawn(
     let parts = Parts {
         reader,
         agent,
+        horizon: deps.horizon,
         clock: deps.clock,
         tracer: deps.tracer,
         events: deps.events,
@@ -137,6 +140,7 @@ pub fn spawn(
 struct Parts {
     reader: Reader,
     agent: Agent,
+    horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     tracer: Tracer,
     events: Events,
@@ -164,6 +168,7 @@ fn start<S: Store + Sync>(
         registry,
         figures: Figures::default(),
         shared: figures.clone(),
+        horizon: parts.horizon,
         clock: parts.clock,
         spool,
         tracer: parts.tracer,
@@ -199,6 +204,7 @@ struct Shell<S> {
     registry: Registry,
     figures: Figures,
     shared: Arc<Mutex<Figures>>,
+    horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     spool: S,
     tracer: Tracer,
@@ -211,6 +217,7 @@ impl<S: Store + Sync> Shell<S> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>, stop: CancellationToken) {
         loop {
             let now_ns = self.clock.boot_ns();
+            self.recorder.hold(*self.horizon.borrow_and_update());
             if self.recorder.is_due(now_ns) {
                 self.seal().await;
             }
@@ -230,6 +237,8 @@ impl<S: Store + Sync> Shell<S> {
                 () = stop.cancelled() => break,
                 // When nobody can ask any more, sampling goes on until it is stopped.
                 Some(order) = inbox.recv() => self.obey(order),
+                // An uplink came or went; a spool that has ended changes nothing.
+                Ok(()) = self.horizon.changed() => {}
                 () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {}
             }
         }
@@ -323,7 +332,16 @@ impl<S: Store + Sync> Shell<S> {
                 return buffer;
             }
         };
-        match tokio::time::timeout(PATIENCE, &mut answer).await {
+        // What is due meanwhile is sealed meanwhile: the loss window waits for no gauge.
+        let due = self.recorder.due_at().map_or(PATIENCE, |at| {
+            Duration::from_nanos(at.saturating_sub(self.clock.boot_ns())).min(PATIENCE)
+        });
+        let mut waited = tokio::time::timeout(due, &mut answer).await;
+        if waited.is_err() && due < PATIENCE {
+            self.seal().await;
+            waited = tokio::time::timeout(PATIENCE - due, &mut answer).await;
+        }
+        match waited {
             Ok(Ok(answer)) => {
                 for report in &answer.reports {
                     self.note(report, now, span);
@@ -668,6 +686,16 @@ pub(crate) mod tests {
         sink: Sink,
         length: Duration,
     ) -> (Pipeline, CancellationToken) {
+        begin_held(root, reader, sink, length, watch::channel(None).1)
+    }
+
+    fn begin_held(
+        root: &Path,
+        reader: Reader,
+        sink: Sink,
+        length: Duration,
+        horizon: watch::Receiver<Option<Duration>>,
+    ) -> (Pipeline, CancellationToken) {
         let mut config = config(root);
         for every in config.gauges.families.values_mut() {
             *every = Duration::from_millis(20);
@@ -678,6 +706,7 @@ pub(crate) mod tests {
         let parts = Parts {
             reader,
             agent: Agent::new(spool, Roster::default()),
+            horizon,
             clock: Clock::new(ClockTrust::Always),
             tracer: tracer(),
             events: crate::event::testing::events().0,
@@ -717,6 +746,51 @@ pub(crate) mod tests {
         let items: u64 = batches.iter().map(|batch| u64::from(batch.items)).sum();
         assert_eq!(items, figures.points);
         assert!(pipeline.handle.gauges().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_batch_grows_while_nobody_can_send_it_and_is_sealed_when_somebody_can() {
+        let (_open, gate) = std::sync::mpsc::channel();
+        // Its first reading comes, its second hangs: what is due is sealed all the same.
+        let reader = Reader::with(
+            vec![Box::new(Hangs(0, gate))],
+            Clock::new(ClockTrust::Always),
+        )
+        .unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let (horizon, seen) = watch::channel(Some(Duration::from_secs(3600)));
+        let length = Duration::from_millis(200);
+        let (pipeline, stop) = begin_held(Path::new("/nowhere"), reader, Sink(sink), length, seen);
+        while pipeline.handle.figures().ticks < 30 {
+            tokio::task::yield_now().await;
+        }
+        assert!(stored.try_recv().is_err());
+        horizon.send(None).unwrap();
+        let first = stored.recv().await.unwrap();
+        assert!(ticks_of(&[first]).len() >= 30);
+        // A spool that has ended changes nothing.
+        drop(horizon);
+        stored.recv().await.unwrap();
+        stop.cancel();
+        pipeline.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_sealed_while_a_gauge_hangs() {
+        let (_open, gate) = std::sync::mpsc::channel();
+        let reader = Reader::with(
+            vec![Box::new(Hangs(0, gate))],
+            Clock::new(ClockTrust::Always),
+        )
+        .unwrap();
+        let (sink, mut stored) = mpsc::unbounded_channel();
+        let length = Duration::from_millis(200);
+        let (pipeline, stop) = begin(Path::new("/nowhere"), reader, Sink(sink), length);
+        let first = stored.recv().await.unwrap();
+        // Not after the tick that waits, with its readings.
+        assert_eq!(ticks_of(&[first]), [1]);
+        stop.cancel();
+        pipeline.task.await.unwrap();
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@
 //! values, 10 bytes a point. A column lives on from batch to batch and keeps
 //! its room. A batch is sealed when its first reading is `length` old, when
 //! its body would grow too large, when the wall clock steps, and at the end.
+//! While nobody can send it, it may grow for as long as the spool would leave
+//! it in memory anyway: names and attributes are then written once a sync.
 //!
 //! Times on the wire are rounded down to a power of two: 2^24 ns (16.8 ms) in
 //! a batch whose ticks are all 0.9 s or more apart, else 2^20 ns
@@ -50,6 +52,8 @@ const FLOAT: u16 = 1 << 15;
 pub struct Recorder {
     registry: Registry,
     length_ns: u64,
+    /// See [`Recorder::hold`]; 0: not held.
+    hold_ns: u64,
     process_start: Stamp,
     /// Wall time minus boot time as it was when the batch began.
     offset: Option<i128>,
@@ -103,6 +107,7 @@ impl Recorder {
         Self {
             registry,
             length_ns: nanos(length),
+            hold_ns: 0,
             process_start,
             offset: None,
             ticks: Vec::new(),
@@ -116,6 +121,12 @@ impl Recorder {
     /// A new length after a reload.
     pub fn set_length(&mut self, length: Duration) {
         self.length_ns = nanos(length);
+    }
+
+    /// For how long from its first reading a batch may grow though it is longer
+    /// than its length, since nobody can send it; `None`: no longer than that.
+    pub fn hold(&mut self, hold: Option<Duration>) {
+        self.hold_ns = hold.map_or(0, nanos);
     }
 
     /// Whether the batch must be sealed before a tick at `now` is recorded:
@@ -175,9 +186,9 @@ impl Recorder {
 
     /// When the batch must be sealed (`boot_ns`); `None`: it is empty.
     pub fn due_at(&self) -> Option<u64> {
-        self.ticks
-            .first()
-            .map(|first| first.boot_ns.saturating_add(self.length_ns))
+        let length = self.length_ns.max(self.hold_ns);
+        let first = self.ticks.first();
+        first.map(|first| first.boot_ns.saturating_add(length))
     }
 
     /// What has been recorded so far; `None`: nothing. Call [`Recorder::clear`] once it is stored.
@@ -451,6 +462,20 @@ mod tests {
         assert!(recorder.is_due(at(30).boot_ns));
         recorder.clear();
         assert!(!recorder.is_due(at(31).boot_ns));
+    }
+
+    #[test]
+    fn a_batch_that_nobody_can_send_grows_until_it_must_be_on_flash() {
+        let (mut recorder, gauge, _) = setup();
+        recorder.record(at(0), &[(gauge, Ok(Value::Int(1)))], None);
+        recorder.hold(Some(Duration::from_secs(57)));
+        assert_eq!(recorder.due_at(), Some(at(57).boot_ns));
+        assert!(!recorder.is_due(at(56).boot_ns));
+        recorder.hold(None);
+        assert!(recorder.is_due(at(30).boot_ns));
+        // A window that two batches do not fit makes no batch shorter than it is.
+        recorder.hold(Some(Duration::from_secs(5)));
+        assert_eq!(recorder.due_at(), Some(at(30).boot_ns));
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Parts {
             PipelineDeps {
                 clock: clock.clone(),
                 spool: spool.clone(),
+                horizon: spool.horizon(),
                 tracer: telemetry.tracer.clone(),
                 spool_status: spool.status(),
                 uplinks: roster.clone(),

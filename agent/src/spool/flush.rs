@@ -25,7 +25,7 @@ use super::mutant::{Mutant, made};
 use super::queue::{Core, Place, Waiting};
 use super::storage::Storage;
 use crate::config::Durability;
-use crate::frame::{Class, FrameId};
+use crate::frame::{Class, FrameId, Signal};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
@@ -45,6 +45,8 @@ const RETRY_FULL: u64 = 5 * SECOND;
 const PATIENCE: u32 = 3;
 /// The most that is taken off the loss window to be done in time.
 const MARGIN: u64 = 2 * SECOND;
+/// What a batch takes from its maker to here, at most.
+const HAND_OVER: u64 = SECOND;
 /// Frames in one commit.
 const COMMIT_FRAMES: usize = 256;
 
@@ -485,6 +487,18 @@ impl<S: Storage> Core<S> {
     pub(super) fn promise(&self) -> Option<Duration> {
         let kept = self.log.is_some() && self.alarm.is_none();
         kept.then(|| self.budget.stretched(self.limits.loss_window))
+    }
+
+    /// How long a batch of metrics may be held back by who makes it; `None`: not
+    /// at all, since somebody required takes it, or flash does not.
+    pub(super) fn horizon(&self) -> Option<Duration> {
+        let takers = self.readers.iter().flatten();
+        let mut takers = takers.filter(|r| r.required && r.wants(Signal::Metrics));
+        let down = takers.next().is_some_and(|first| !first.up) && takers.all(|r| !r.up);
+        let lasting = self.limits.durability == Durability::Window && self.promise().is_some();
+        let window = self.window();
+        let hold = window - HAND_OVER.min(window / 16);
+        (down && lasting).then_some(Duration::from_nanos(hold))
     }
 
     /// The loss window in effect, less what a sync takes.

@@ -304,6 +304,13 @@ impl Spool {
         }
     }
 
+    /// For how long after its first reading a batch of metrics may be held
+    /// back: `Some` while nobody required takes any, and flash does. What comes
+    /// by then is on flash within the loss window, and no earlier for coming earlier.
+    pub fn horizon(&self) -> watch::Receiver<Option<Duration>> {
+        self.ends.horizon.clone()
+    }
+
     /// The latest figures.
     pub fn status(&self) -> watch::Receiver<SpoolStatus> {
         self.ends.status.clone()

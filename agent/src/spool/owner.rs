@@ -54,6 +54,7 @@ pub(super) struct Ends {
     pub(super) commands: Sender<Command>,
     pub(super) stores: Arc<Semaphore>,
     pub(super) pending: [watch::Receiver<Pending>; UPLINKS],
+    pub(super) horizon: watch::Receiver<Option<Duration>>,
     pub(super) status: watch::Receiver<SpoolStatus>,
 }
 
@@ -64,6 +65,7 @@ struct Owner {
     clock: Clock,
     commands: Receiver<Command>,
     pending: [watch::Sender<Pending>; UPLINKS],
+    horizon: watch::Sender<Option<Duration>>,
     status: watch::Sender<SpoolStatus>,
     /// Uplinks that asked and got nothing.
     hungry: [bool; UPLINKS],
@@ -91,6 +93,7 @@ pub(super) fn start(
     let (commands, orders) = channel();
     let (otlp, otlp_seen) = watch::channel(Pending::default());
     let (mqtt, mqtt_seen) = watch::channel(Pending::default());
+    let (horizon, horizon_seen) = watch::channel(None);
     let (status, status_seen) = watch::channel(SpoolStatus::default());
     let mut core = Core::new(
         options.limits.clone(),
@@ -105,6 +108,7 @@ pub(super) fn start(
         ring: Ring::default(),
         commands: orders,
         pending: [otlp, mqtt],
+        horizon,
         status,
         hungry: [false; UPLINKS],
         published: 0,
@@ -123,6 +127,7 @@ pub(super) fn start(
         commands,
         stores: Arc::new(Semaphore::new(STORES)),
         pending: [otlp_seen, mqtt_seen],
+        horizon: horizon_seen,
         status: status_seen,
     })
 }
@@ -374,6 +379,9 @@ impl Owner {
                 changed || again
             });
         }
+        let horizon = self.core.horizon();
+        self.horizon
+            .send_if_modified(|before| std::mem::replace(before, horizon) != horizon);
         let age = at.saturating_sub(self.published);
         if self.published == 0 || (self.stale && age >= STATUS_EVERY) {
             self.published = at;

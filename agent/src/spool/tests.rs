@@ -92,6 +92,37 @@ async fn acknowledged_in_time_means_no_flash_is_touched() {
 }
 
 #[tokio::test]
+async fn a_batch_may_be_held_back_only_while_nobody_takes_it_and_flash_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::start(options(dir.path())).unwrap();
+    let mut horizon = spool.horizon();
+    let mut held = async |some: bool| {
+        let held = horizon.wait_for(|hold| hold.is_some() == some);
+        *tokio::time::timeout(LONG, held).await.unwrap().unwrap()
+    };
+    let hold = held(true).await.unwrap();
+    let window = Duration::from_secs(60);
+    assert!(hold < window && hold > window * 3 / 4);
+    spool.link(OTLP, true);
+    held(false).await;
+    spool.link(OTLP, false);
+    held(true).await;
+    let mut always = options(dir.path());
+    always.limits.durability = Durability::Always;
+    spool
+        .reconfigure(always.limits, always.subscriptions.clone())
+        .await;
+    held(false).await;
+    // What is optional is never written: it is not held back for the window's sake.
+    always.subscriptions[0].required = false;
+    spool
+        .reconfigure(options(dir.path()).limits, always.subscriptions)
+        .await;
+    held(false).await;
+    assert_eq!(spool.stop(LONG).await, Stopped::Whole);
+}
+
+#[tokio::test]
 async fn the_cursor_files_room_is_counted_as_written_and_only_once() {
     let dir = tempfile::tempdir().unwrap();
     for expected in [32 << 10, 0] {
