@@ -275,7 +275,7 @@ pub static KEYS: &[Key] = &[
         "batch.length",
         Kind::Duration(SECOND, HOUR),
         "\"30s\"",
-        "A batch is sealed when its first reading is this old.",
+        "A batch is sealed when its first reading is this old, or later while no required uplink is up: as late as spool.loss_window allows.",
     ),
     with(
         "spool.quota",

@@ -157,6 +157,53 @@ pub(super) fn what_nobody_can_read_goes_before_anything_that_was_stored() {
 }
 
 #[test]
+fn blocks_are_reserved_ahead_where_that_pays_as_part_of_what_is_occupied() {
+    for reserves in [true, false] {
+        let mut world = World::new(Plan { seed: 43, ..CALM });
+        world.disk.state().reserves = reserves;
+        let occupied = |world: &World| world.core.log.as_ref().unwrap().usage();
+        let mut seqs = vec![put(&mut world, Class::Normal, "first")];
+        flush(&mut world);
+        let first = occupied(&world);
+        for _ in 0..4 {
+            seqs.push(put(&mut world, Class::Normal, &format!("{:02000}", 1)));
+            flush(&mut world);
+        }
+        // What was reserved is taken, not added to; the file is as long as what it holds.
+        assert_eq!(occupied(&world) == first, reserves);
+        let name = first_segment(&world.disk, "normal/");
+        let len = file(&world.disk, &name).len() as u64;
+        let end = world.core.log.as_ref().unwrap().segments(Class::Normal);
+        assert_eq!(len, u64::from(end.values().next().unwrap().end));
+        let before = occupied(&world);
+        let now = world.now();
+        assert!(world.core.stop(now));
+        world.restart();
+        // The cursor file is part of it by now.
+        assert!(occupied(&world) >= before);
+        let found = contents(&world.plan, &world.disk);
+        assert!(seqs.iter().all(|seq| found.contains_key(seq)));
+    }
+}
+
+#[test]
+fn no_blocks_are_reserved_that_the_quota_or_the_disk_has_no_room_for() {
+    let mut world = World::new(Plan {
+        seed: 47,
+        quota: 120_000,
+        ..CALM
+    });
+    for _ in 0..60 {
+        put(&mut world, Class::Normal, &format!("{:03000}", 1));
+        flush(&mut world);
+        let log = world.core.log.as_mut().unwrap();
+        assert!(log.usage() <= 120_000);
+        let (_, free) = (log.limit(), log.storage.free().unwrap().0);
+        assert!((1 << 30) - free <= 120_000);
+    }
+}
+
+#[test]
 fn a_name_near_the_end_of_all_ids_or_seqs_does_not_end_the_counting() {
     let mut world = World::new(Plan { seed: 42, ..CALM });
     let mut seqs = vec![put(&mut world, Class::Normal, "first")];

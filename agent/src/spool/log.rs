@@ -22,8 +22,15 @@ use crate::frame::{Batch, Class, Signal, Stamp};
 const COMMIT: usize = 256 * 1024;
 /// What a file occupies is rounded up to this, in bytes.
 pub(super) const BLOCK: u64 = 4096;
-/// What a journal takes per sync or removal, besides the data, in bytes.
-pub(super) const JOURNAL: u64 = 3 * BLOCK;
+/// What a journal takes per sync or removal, besides the data, in bytes: ext4
+/// writes a descriptor, the inode's block and a commit, and that block in its
+/// place later.
+pub(super) const JOURNAL: u64 = 4 * BLOCK;
+/// Blocks are reserved ahead of an open segment where appending gets cheaper by
+/// that: as many bytes as it has, between these two,
+const AHEAD: (u64, u64) = (4 * BLOCK, 16 * BLOCK);
+/// and no more than this part of the quota: a segment that ends early keeps them.
+const AHEAD_PART: u64 = 32;
 /// The device's own figures are read at most this often, in nanoseconds.
 const DEVICE_EVERY: u64 = 10_000_000_000;
 /// The cursor file's share of the quota, in bytes.
@@ -443,12 +450,12 @@ impl<S: Storage> Log<S> {
         }
         self.put_anchor(class, &mut out, nonce, now);
         let size = u64::from(base) + out.len() as u64;
-        let before = if fresh {
-            0
-        } else {
-            blocks(u64::from(base) + FOOTER as u64)
+        let before = match self.chain(class).segments.get(&id) {
+            Some(segment) if !fresh => occupied(segment),
+            _ => 0,
         };
-        let grown = blocks(size + FOOTER as u64).saturating_sub(before);
+        let least = blocks(size + FOOTER as u64);
+        let mut grown = least.saturating_sub(before);
         // The cursor file has its share before it exists.
         let share = SLOTS - self.slots_share();
         let free = made(Mutant::QuotaIgnored);
@@ -466,6 +473,21 @@ impl<S: Storage> Log<S> {
             Class::Critical => 0,
             _ => self.headroom(limit),
         };
+        let ahead = if grown > 0 && self.storage.reserves() {
+            let most = blocks(self.settings.segment).saturating_sub(least);
+            size.clamp(AHEAD.0, AHEAD.1)
+                .min(limit / AHEAD_PART)
+                .min(most)
+        } else {
+            0
+        };
+        let ahead = blocks(ahead);
+        let fits = self.usage() + share + headroom + grown + ahead <= limit
+            && self.class_usage(class) + grown + ahead <= self.cap(class, self.widest);
+        let reserve = (ahead > 0 && fits).then_some(least + ahead);
+        if reserve.is_some() {
+            grown += ahead;
+        }
         let needed = self.usage() + share + headroom + grown;
         if needed > limit && !free {
             if needed > self.settings.quota {
@@ -476,7 +498,7 @@ impl<S: Storage> Log<S> {
         }
         self.missing = None;
         self.credit = self.credit.saturating_sub(grown);
-        self.append(class, id, nonce, fresh, &out, now)?;
+        self.append(class, id, nonce, fresh, (&out, reserve), now)?;
         if let Some(segment) = self.segment_mut(class, id) {
             segment.end = u32::try_from(size).unwrap_or(u32::MAX);
             segment.size = size;
@@ -542,13 +564,13 @@ impl<S: Storage> Log<S> {
         id: u64,
         nonce: u64,
         fresh: bool,
-        bytes: &[u8],
+        (bytes, reserve): (&[u8], Option<u64>),
         now: Now,
     ) -> Result<(), WriteError> {
         if fresh && let Err(error) = self.create(class, id, nonce, now) {
             return Err(error.into());
         }
-        match self.append_synced(class, fresh, bytes) {
+        match self.append_synced(class, fresh, bytes, reserve) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.abandon(class);
@@ -606,7 +628,13 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    fn append_synced(&mut self, class: Class, fresh: bool, bytes: &[u8]) -> io::Result<()> {
+    fn append_synced(
+        &mut self,
+        class: Class,
+        fresh: bool,
+        bytes: &[u8],
+        reserve: Option<u64>,
+    ) -> io::Result<()> {
         let Self {
             storage, chains, ..
         } = self;
@@ -619,9 +647,13 @@ impl<S: Storage> Log<S> {
         }) else {
             return Err(io::Error::other("no segment is open"));
         };
-        self.flash = self
-            .flash
-            .saturating_add(blocks(bytes.len() as u64) + JOURNAL);
+        // The block that the last write ended in is written again.
+        let base = chain.get(&active.id).map_or(0, |segment| segment.size);
+        let touched = blocks(base % BLOCK + bytes.len() as u64);
+        self.flash = self.flash.saturating_add(touched + JOURNAL);
+        if let Some(len) = reserve {
+            storage.reserve(&mut active.file, len);
+        }
         storage.append(&mut active.file, bytes)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         self.syncs = self.syncs.saturating_add(1);

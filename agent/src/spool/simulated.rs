@@ -32,6 +32,14 @@ struct Inode {
     durable: Vec<u8>,
     pending: Vec<(usize, Vec<u8>)>,
     current: Vec<u8>,
+    /// Bytes that it occupies at least.
+    reserved: u64,
+}
+
+impl Inode {
+    fn occupied(&self) -> u64 {
+        (self.current.len() as u64).max(self.reserved)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +58,8 @@ pub(crate) struct State {
     /// Bytes there are.
     pub(crate) capacity: u64,
     pub(crate) no_inodes: bool,
+    /// Blocks are reserved ahead, as on ext4.
+    pub(crate) reserves: bool,
     /// Every sync fails; nothing can be made or written.
     pub(crate) failing: bool,
     /// What a failing sync was asked for is on disk all the same.
@@ -77,6 +87,7 @@ impl Simulated {
             faults: None,
             capacity: 1 << 30,
             no_inodes: false,
+            reserves: seed % 4 == 3,
             failing: false,
             resurfacing: false,
             read_only: false,
@@ -127,6 +138,10 @@ impl Simulated {
             }
             inode.durable = bytes.clone();
             inode.current = bytes;
+            // A reservation may be forgotten like anything else.
+            if inode.reserved > 0 && state.dice.below(2) == 0 {
+                inode.reserved = 0;
+            }
         }
         state.names = kept.clone();
         state.durable_names = kept;
@@ -177,6 +192,7 @@ impl Simulated {
             durable: bytes.clone(),
             pending: Vec::new(),
             current: bytes,
+            reserved: 0,
         };
         state.inodes.insert(number, inode);
         state.names.insert(name.to_owned(), number);
@@ -217,7 +233,7 @@ impl State {
             .names
             .values()
             .filter_map(|inode| self.inodes.get(inode));
-        files.map(|inode| inode.current.len() as u64).sum()
+        files.map(Inode::occupied).sum()
     }
 
     fn put(&mut self, number: u64, offset: usize, bytes: &[u8]) {
@@ -256,11 +272,11 @@ impl Storage for Simulated {
             if folder != path {
                 return None;
             }
-            let len = state.inodes[inode].current.len() as u64;
+            let inode = &state.inodes[inode];
             Some(Listed {
                 name: name.to_owned(),
-                len,
-                occupied: len.div_ceil(4096) * 4096,
+                len: inode.current.len() as u64,
+                occupied: inode.occupied().div_ceil(4096) * 4096,
             })
         });
         Ok(names.collect())
@@ -296,7 +312,8 @@ impl Storage for Simulated {
         let faulty = state.step()?;
         state.writable()?;
         let offset = state.inodes[file].current.len();
-        let room = state.capacity.saturating_sub(state.used());
+        let ahead = state.inodes[file].occupied() - offset as u64;
+        let room = state.capacity.saturating_sub(state.used()) + ahead;
         let short = faulty || state.dead || bytes.len() as u64 > room;
         let count = if short {
             let most = room.min(bytes.len() as u64);
@@ -314,6 +331,22 @@ impl Storage for Simulated {
         } else {
             Ok(())
         }
+    }
+
+    fn reserve(&mut self, file: &mut u64, len: u64) {
+        let mut state = self.state();
+        let room = state.capacity.saturating_sub(state.used());
+        let alive = !state.dead;
+        if let Some(inode) = state.inodes.get_mut(file)
+            && alive
+            && len.saturating_sub(inode.occupied()) <= room
+        {
+            inode.reserved = inode.reserved.max(len);
+        }
+    }
+
+    fn reserves(&mut self) -> bool {
+        self.state().reserves
     }
 
     fn sync(&mut self, file: &mut u64) -> io::Result<()> {
@@ -445,7 +478,8 @@ impl Storage for Simulated {
         if !state.names.values().any(|inode| inode == file) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let len = state.inodes[file].current.len() as u64;
-        Ok((len, len.div_ceil(4096) * 4096))
+        let inode = &state.inodes[file];
+        let occupied = inode.occupied().div_ceil(4096) * 4096;
+        Ok((inode.current.len() as u64, occupied))
     }
 }

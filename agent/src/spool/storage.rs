@@ -24,6 +24,9 @@ const SPARE_INODES: u64 = 16;
 /// What a block of `st_blocks` and a sector in the block layer's figures are, in bytes.
 const UNIT: u64 = 512;
 
+/// What `statfs(2)` calls ext2 to ext4.
+const EXT: rustix::fs::FsWord = 0xef53;
+
 /// What the log asks of a file system.
 pub(crate) trait Storage: Send {
     /// A file open for appending.
@@ -39,6 +42,11 @@ pub(crate) trait Storage: Send {
     fn open_append(&mut self, path: &str) -> io::Result<Self::File>;
     /// Appends all of `bytes`; after an error any part of them may be there.
     fn append(&mut self, file: &mut Self::File, bytes: &[u8]) -> io::Result<()>;
+    /// Makes a file occupy `len` bytes though it is shorter, where appending gets
+    /// cheaper by that. Without it, appending works all the same: errors are not told.
+    fn reserve(&mut self, file: &mut Self::File, len: u64);
+    /// Whether [`Storage::reserve`] does anything here.
+    fn reserves(&mut self) -> bool;
     /// `fdatasync`.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
     /// How long an open file is and how much it occupies; an error of kind
@@ -81,6 +89,8 @@ pub(crate) struct RealFiles {
     root: PathBuf,
     /// Holds the lock: dropping it lets the next agent in.
     lock: File,
+    /// See [`Storage::reserves`]; `None`: not looked up.
+    reserves: Option<bool>,
 }
 
 /// Why a folder cannot be used.
@@ -108,6 +118,7 @@ impl RealFiles {
         let files = Self {
             root: root.to_path_buf(),
             lock,
+            reserves: None,
         };
         files.put_aside(SLOT_FILE);
         Ok(files)
@@ -251,6 +262,20 @@ impl Storage for RealFiles {
     fn append(&mut self, (path, file): &mut Self::File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
             .map_err(|error| told(error, "write", path))
+    }
+
+    fn reserve(&mut self, (_, file): &mut Self::File, len: u64) {
+        let ahead = rustix::fs::FallocateFlags::KEEP_SIZE;
+        let _ = rustix::fs::fallocate(file, ahead, 0, len);
+    }
+
+    fn reserves(&mut self) -> bool {
+        // Each block that an append needs costs ext4 the block bitmap and the group's
+        // descriptor in its journal. f2fs and btrfs write elsewhere each time, XFS
+        // looks ahead by itself, UBIFS cannot.
+        *self.reserves.get_or_insert_with(|| {
+            rustix::fs::fstatfs(&self.lock).is_ok_and(|stat| stat.f_type == EXT)
+        })
     }
 
     fn sync(&mut self, (path, file): &mut Self::File) -> io::Result<()> {
