@@ -161,6 +161,7 @@ fn blocks_are_reserved_ahead_where_that_pays_as_part_of_what_is_occupied() {
     for reserves in [true, false] {
         let mut world = World::new(Plan { seed: 43, ..CALM });
         world.disk.state().reserves = reserves;
+        world.core.log.as_mut().unwrap().settings.segment = 64 << 10;
         let occupied = |world: &World| world.core.log.as_ref().unwrap().usage();
         let mut seqs = vec![put(&mut world, Class::Normal, "first")];
         flush(&mut world);
