@@ -33,7 +33,9 @@ fn journal() {
     whole.extend(snapshot(entries.iter()));
     whole.extend(batch(&[Record::Posted(3)]));
     let mut last = MAGIC.to_vec();
-    last.extend(snapshot([entry(u64::MAX, states()[0].clone())].iter()));
+    let mut newest = entry(1, states()[0].clone());
+    newest.id = u64::MAX;
+    last.extend(snapshot([newest].iter()));
     let mut inputs = vec![whole, last];
     inputs.extend(corpus("journal"));
     let target = |input: &[u8]| {
