@@ -158,9 +158,9 @@ fn folder() {
             let mut core = open(&plan, &disk, epoch);
             let given = match forged {
                 true => given_out(&mut core),
-                false => drain(&mut core),
+                false => drain(&mut core).into_values().collect(),
             };
-            for frame in given.into_values() {
+            for frame in given {
                 assert!(
                     forged || bodies.contains(&frame.batch.body),
                     "never written: {frame:?}"
