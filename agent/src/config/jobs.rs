@@ -292,6 +292,16 @@ impl Table<'_> {
                 fix,
             );
         }
+        if let Some(name) = executed(&parsed, words, arguments) {
+            let fix = format!(
+                "hand it over beside the script: [\"/bin/sh\", \"-c\", \"… \\\"$1\\\" …\", \"sh\", \"{{{name}}}\"]"
+            );
+            self.error(
+                "command",
+                format!("puts {{{name}}} into a script, which would execute what a caller writes"),
+                fix,
+            );
+        }
         for name in known().filter(|name| !used.contains(name)) {
             self.warning(
                 &format!("arguments.{name}"),
@@ -452,4 +462,32 @@ impl Table<'_> {
         argument.default = default;
         argument
     }
+}
+
+/// The free text that would become a part of an interpreter's script
+/// (`sh -c "… {name} …"`): no schema could make that safe. Choices, numbers and
+/// booleans cannot say anything.
+fn executed<'a>(
+    parsed: &'a [Word],
+    words: &[String],
+    arguments: &BTreeMap<String, Argument>,
+) -> Option<&'a str> {
+    const INTERPRETERS: [&str; 13] = [
+        "sh", "bash", "dash", "ash", "zsh", "ksh", "busybox", "python", "python3", "perl", "lua",
+        "ruby", "node",
+    ];
+    let first = Path::new(words.first()?).file_name()?.to_str()?;
+    if !INTERPRETERS.contains(&first) {
+        return None;
+    }
+    // `-c`, `-e`, also together with others: `-euc`.
+    let option = |word: &String| {
+        word.starts_with('-') && !word.starts_with("--") && word.ends_with(['c', 'e'])
+    };
+    let at = words.iter().position(option)?;
+    parsed.get(at + 1)?.placeholders().find(|name| {
+        arguments.get(*name).is_some_and(|argument| {
+            matches!(argument.kind, ArgumentKind::Text { .. }) && argument.choices.is_empty()
+        })
+    })
 }

@@ -743,3 +743,28 @@ command = [\"/bin/true\", \"{nothing}\"]
         assert!(lines.contains(expected), "{expected}\n---\n{lines}");
     }
 }
+
+#[test]
+fn what_a_caller_writes_never_becomes_a_part_of_a_script() {
+    let job = |command: &str, argument: &str| {
+        let text = format!("[job.a]\ncommand = {command}\n[job.a.arguments.x]\n{argument}\n");
+        let world = World::new().file("sonde.toml", &text);
+        world
+            .load()
+            .map(|_| ())
+            .map_err(|problems| problems.to_string())
+    };
+    let (text, number) = ("type = \"string\"", "type = \"integer\"");
+    for script in [
+        "[\"/bin/sh\", \"-c\", \"echo {x}\"]",
+        "[\"bash\", \"-euc\", \"{x}\"]",
+        "[\"busybox\", \"sh\", \"-c\", \"echo {x}\"]",
+        "[\"python3\", \"-c\", \"print({x})\"]",
+    ] {
+        let refused = job(script, text).unwrap_err();
+        assert!(refused.contains("puts {x} into a script"), "{refused}");
+        assert_eq!(job(script, number), Ok(()), "{script}");
+    }
+    let beside = "[\"/bin/sh\", \"-c\", \"echo $1\", \"sh\", \"{x}\"]";
+    assert_eq!(job(beside, text), Ok(()));
+}
