@@ -6,6 +6,8 @@ line is {"trace": ..., "responses": [...]}.
 
     cloud.py --broker PORT --collector URL --command TOPIC --answers TOPIC
              [--arguments JSON] [--expiry S] [--unsampled] [--patience S] [--correlation TEXT]
+
+Its context carries the tracestate `vendor=1` and the baggage `tenant=seven`.
 """
 
 import argparse
@@ -15,17 +17,30 @@ import sys
 import time
 
 import paho.mqtt.client as mqtt
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanKind, TraceState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-ENDS = {"done", "refused", "interrupted", "expired", "failed", "error"}
+ENDS = {"done", "refused"}
+
+
+class Stated(Sampler):
+    """Samples all or nothing, and sets a tracestate."""
+
+    def __init__(self, decision):
+        self.decision = decision
+
+    def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None, trace_state=None):
+        return SamplingResult(self.decision, attributes, TraceState([("vendor", "1")]))
+
+    def get_description(self):
+        return "Stated"
 
 
 def arguments():
@@ -46,7 +61,7 @@ def main():
     said = arguments()
     provider = TracerProvider(
         resource=Resource.create({"service.name": "cloud"}),
-        sampler=ALWAYS_OFF if said.unsampled else ALWAYS_ON)
+        sampler=Stated(Decision.DROP if said.unsampled else Decision.RECORD_AND_SAMPLE))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(said.collector + "/v1/traces")))
     tracer = provider.get_tracer("cloud")
 
@@ -61,6 +76,7 @@ def main():
     subscribed.get(timeout=20)
 
     responses = []
+    context.attach(baggage.set_baggage("tenant", "seven"))
     with tracer.start_as_current_span("cloud request", kind=SpanKind.SERVER) as root:
         with tracer.start_as_current_span("publish command", kind=SpanKind.PRODUCER):
             carrier = {}
@@ -89,7 +105,7 @@ def main():
                 }
             responses.append(one)
             print(json.dumps(one), flush=True)
-            if payload.get("status", payload.get("state")) in ENDS:
+            if payload["state"] in ENDS:
                 break
         trace_id = trace.format_trace_id(root.get_span_context().trace_id)
     provider.shutdown()

@@ -111,6 +111,7 @@ impl Parts {
             clock.clone(),
             spool.clone(),
             telemetry.tracer.clone(),
+            telemetry.keeper(),
         );
         let commands_status = watch::Sender::new(None);
         let commands = Commands::start(command::World {

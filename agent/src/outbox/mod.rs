@@ -26,14 +26,14 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::frame::{Batch, Class, Codec, FrameId, MAX_BODY, Signal};
+use crate::frame::{Batch, Class, Codec, FrameId, MAX_BODY, Signal, push_hex};
 use crate::identity::Identity;
 use crate::message::Message;
 use crate::spool::{Refused, Spool};
 use crate::status::words::bytes;
 use crate::status::{OutboxStatus, SpoolStatus};
-use crate::trace::Tracer;
 use crate::trace::propagation::Carried;
+use crate::trace::{DURABLE, Keeper, Tracer};
 
 pub mod envelope;
 pub mod expiry;
@@ -88,6 +88,7 @@ struct Inner {
     spool_status: watch::Receiver<SpoolStatus>,
     clock: Clock,
     tracer: Tracer,
+    keeper: Keeper,
     device_id: String,
     boot_id: [u8; 16],
     /// `None`: no MQTT uplink.
@@ -103,12 +104,14 @@ impl Outbox {
         clock: Clock,
         spool: Spool,
         tracer: Tracer,
+        keeper: Keeper,
     ) -> Self {
         Self(Arc::new(Inner {
             spool_status: spool.status(),
             spool,
             clock,
             tracer,
+            keeper,
             device_id: identity.device_id.clone(),
             boot_id: identity.boot_id,
             rules: Mutex::new(rules_of(config, &identity.device_id)),
@@ -181,6 +184,10 @@ impl Outbox {
                 ),
             ])
             .start_with_context(&inner.tracer, &carried.parent());
+        if let Some(correlation) = &message.correlation {
+            let id = KeyValue::new("messaging.message.conversation_id", shown(correlation));
+            span.set_attribute(id);
+        }
         let batch = Batch {
             signal: Signal::Message,
             class: Class::Outbox,
@@ -191,6 +198,12 @@ impl Outbox {
             context: carried.within(span.span_context()).context,
             body,
         };
+        if from == Origin::Agent && span.span_context().is_sampled() {
+            // Its reader's span will hang on this one, whatever happens to us.
+            span.set_attribute(KeyValue::new(DURABLE, true));
+            span.end();
+            inner.keeper.keep().await;
+        }
         let stored = inner.spool.store(batch).await;
         match stored {
             Ok(id) => {
@@ -260,6 +273,18 @@ impl Outbox {
 fn rules_of(config: &Config, device_id: &str) -> Option<Rules> {
     let mqtt = config.mqtt.as_ref()?;
     Some(Rules::new(&config.outbox, &mqtt.topic_prefix, device_id))
+}
+
+/// Correlation data for a span: text as it is, anything else in hexadecimal.
+pub(crate) fn shown(correlation: &[u8]) -> String {
+    match std::str::from_utf8(correlation) {
+        Ok(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => {
+            let mut hex = String::with_capacity(correlation.len() * 2);
+            push_hex(&mut hex, correlation);
+            hex
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

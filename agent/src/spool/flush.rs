@@ -154,14 +154,20 @@ impl<S: Storage> Core<S> {
             return;
         }
         let worth = self.worth_writing();
+        let is_due = |due: Option<u64>| due.is_some_and(|due| due <= at);
+        let outbox = self.disk.due.get(Class::Outbox as usize);
+        // The spans that readers of a message hang on come before the message.
+        if is_due(outbox.copied().flatten()) {
+            self.flush(Class::Critical, now);
+        }
         for class in Class::ALL {
             let due = self.disk.due.get(class as usize).copied().flatten();
-            let urgent = due.is_some_and(|due| due <= at);
+            let urgent = is_due(due);
             if urgent || worth {
                 // What was due may have been acknowledged since.
                 let due = self.refresh(class);
                 let heavy = worth && self.is_heavy(class);
-                if heavy || due.is_some_and(|due| due <= at) {
+                if heavy || is_due(due) {
                     self.flush(class, now);
                 }
             }

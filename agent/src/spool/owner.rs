@@ -241,6 +241,13 @@ impl Owner {
                     self.core.trust(now.stamp);
                 }
                 let frame = self.core.next(uplink, lane, signals);
+                if frame
+                    .as_ref()
+                    .is_some_and(|f| f.batch.class == Class::Outbox)
+                {
+                    // What its readers hang on must not be lost once they have it.
+                    self.core.flush(Class::Critical, now);
+                }
                 self.stale |= frame.is_some();
                 if let Some(hungry) = self.hungry.get_mut(uplink_slot(uplink)) {
                     *hungry |= frame.is_none();

@@ -94,6 +94,14 @@ impl<T> Buffer<T> {
         self.lock().items.clone()
     }
 
+    /// What waits and `is` it, oldest first; all of it worth a flush.
+    pub(crate) fn take_if(&self, is: impl Fn(&T) -> bool) -> Vec<Item<T>> {
+        let mut state = self.lock();
+        let taken: Vec<_> = state.items.extract_if(.., |item| is(&item.data)).collect();
+        state.worthy = state.worthy.saturating_sub(taken.len());
+        taken
+    }
+
     /// Lets nothing in from now on, and gives what is left.
     pub(crate) fn close(&self) -> Vec<Item<T>> {
         self.lock().closed = true;

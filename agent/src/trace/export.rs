@@ -158,6 +158,7 @@ impl Export for LogEncoder {
 pub(crate) async fn front<E: Export>(
     encoder: &E,
     items: &[Item<E::Data>],
+    class: Class,
     drops: &Drops,
 ) -> (usize, Option<Batch>) {
     let mut count = items.len();
@@ -171,7 +172,7 @@ pub(crate) async fn front<E: Export>(
             let (first, last) = span_of(part);
             let batch = Batch {
                 signal: E::SIGNAL,
-                class: Class::Normal,
+                class,
                 codec: Codec::Gzip,
                 items: u32::try_from(count).unwrap_or(u32::MAX),
                 first,

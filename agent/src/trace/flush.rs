@@ -17,9 +17,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::buffer::{Buffer, Item, between_steps};
 use super::drops::{Drops, Why};
 use super::export::{Export, LogEncoder, SpanEncoder, front};
+use super::keeper::{Waiting, is_durable};
 use super::processor::{OwnFlush, ScopedRecord};
-use super::{Tracer, routine};
-use crate::frame::{Batch, FrameId};
+use super::{DURABLE, Tracer, routine};
+use crate::frame::{Batch, Class, FrameId};
 use crate::spool::{Refused, Spool};
 
 /// How long the spool may take for one batch. Generous: it waits for its
@@ -51,18 +52,23 @@ pub(crate) struct Flusher<S> {
     pub(crate) tracer: Tracer,
     pub(crate) own_flush: OwnFlush,
     pub(crate) drops: Drops,
+    pub(crate) keep: Waiting,
     pub(crate) sink: S,
 }
 
 impl<S: Sink> Flusher<S> {
     /// Until `stop` is sent or dropped; then once more, and the buffers are closed.
-    pub(crate) async fn run(self, every: Duration, mut stop: oneshot::Receiver<()>) {
+    pub(crate) async fn run(mut self, every: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(every.max(SHORTEST));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             tokio::select! {
                 _ = &mut stop => break,
+                Some(first) = self.keep.recv() => {
+                    self.keep(first).await;
+                    continue;
+                }
                 _ = ticks.tick() => {}
                 () = self.half_full.notified() => {}
             }
@@ -71,6 +77,19 @@ impl<S: Sink> Flusher<S> {
             }
         }
         self.send(self.spans.close(), self.logs.close()).await;
+    }
+
+    /// For all who ask at once.
+    async fn keep(&mut self, first: oneshot::Sender<()>) {
+        let mut waiting = vec![first];
+        while let Ok(next) = self.keep.try_recv() {
+            waiting.push(next);
+        }
+        self.send(self.spans.take_if(is_durable), Vec::new()).await;
+        for one in waiting {
+            // It may have lost its patience.
+            let _ = one.send(());
+        }
     }
 
     async fn flush(&self) {
@@ -93,11 +112,22 @@ impl<S: Sink> Flusher<S> {
     /// How many were lost.
     async fn send(&self, spans: Vec<Item<SpanData>>, logs: Vec<Item<ScopedRecord>>) -> usize {
         let quiet = Context::new().with_telemetry_suppressed();
+        let (mut durable, spans): (Vec<_>, Vec<_>) =
+            spans.into_iter().partition(|item| is_durable(&item.data));
+        for item in &mut durable {
+            let attributes = &mut item.data.attributes;
+            attributes.retain(|attribute| attribute.key.as_str() != DURABLE);
+        }
         // Together, so that what is taken is accounted for from the first poll on.
         async {
+            let both_kinds = async {
+                let encoder = self.span_encoder.as_ref();
+                self.send_all(encoder, durable, Class::Critical).await
+                    + self.send_all(encoder, spans, Class::Normal).await
+            };
             let (spans, logs) = tokio::join!(
-                self.send_all(self.span_encoder.as_ref(), spans),
-                self.send_all(self.log_encoder.as_ref(), logs),
+                both_kinds,
+                self.send_all(self.log_encoder.as_ref(), logs, Class::Normal),
             );
             spans + logs
         }
@@ -105,7 +135,12 @@ impl<S: Sink> Flusher<S> {
         .await
     }
 
-    async fn send_all<E: Export>(&self, encoder: Option<&E>, items: Vec<Item<E::Data>>) -> usize {
+    async fn send_all<E: Export>(
+        &self,
+        encoder: Option<&E>,
+        items: Vec<Item<E::Data>>,
+        class: Class,
+    ) -> usize {
         let mut unsent = Unsent {
             drops: &self.drops,
             what: E::WHAT,
@@ -117,7 +152,7 @@ impl<S: Sink> Flusher<S> {
         let mut lost = 0;
         for mut rest in between_steps(&items) {
             while !rest.is_empty() {
-                let (count, batch) = front(encoder, rest, &self.drops).await;
+                let (count, batch) = front(encoder, rest, class, &self.drops).await;
                 rest = rest.get(count..).unwrap_or_default();
                 lost += match batch {
                     None => unsent.done(count),

@@ -41,6 +41,8 @@ mod console;
 mod drops;
 mod export;
 mod flush;
+pub(crate) mod ids;
+mod keeper;
 mod processor;
 pub mod propagation;
 mod sampler;
@@ -52,6 +54,7 @@ mod tests;
 mod unsealed;
 
 pub use drops::Drops;
+pub use keeper::Keeper;
 pub use sampler::AgentSampler;
 pub use unsealed::Unsealed;
 
@@ -67,6 +70,10 @@ pub type Tracer = opentelemetry_sdk::trace::SdkTracer;
 /// The attribute that marks a routine span for the sampler: healthy ones are
 /// kept at `trace.routine_ratio`, failed and slow ones always.
 pub const ROUTINE: &str = "sonde.routine";
+
+/// The attribute that marks a span that others hang on: it is on flash before its
+/// context leaves the gateway. Not sent itself.
+pub const DURABLE: &str = "sonde.durable";
 
 /// The longest that [`Telemetry::stop`] takes. A part of the shutdown's bound:
 /// the spool still has to write afterwards.
@@ -112,6 +119,7 @@ pub struct Telemetry {
     logs: Arc<Buffer<ScopedRecord>>,
     resource: Resource,
     drops: Drops,
+    keeper: Keeper,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -152,6 +160,11 @@ impl Telemetry {
     /// for whoever outlives or cannot borrow `self`; [`journal::dropped`] has the rest.
     pub fn drops(&self) -> Drops {
         self.drops.clone()
+    }
+
+    /// Makes spans safe, for whoever sends their contexts on.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
     }
 
     /// The handler that makes log records of events.
@@ -213,6 +226,7 @@ impl Telemetry {
         let tracer = SdkTracerProvider::builder()
             .with_resource(resource.clone())
             .with_sampler(sampler.clone())
+            .with_id_generator(ids::Ids::default())
             .with_span_processor(SpanKeeper::new(
                 spans.clone(),
                 clock.clone(),
@@ -232,6 +246,7 @@ impl Telemetry {
             .logger_with_scope(scope);
 
         let (stop, stopped) = oneshot::channel();
+        let (keeper, keep) = Keeper::new();
         let flusher = Flusher {
             spans: spans.clone(),
             logs: logs.clone(),
@@ -241,6 +256,7 @@ impl Telemetry {
             tracer: tracer.clone(),
             own_flush,
             drops: drops.clone(),
+            keep,
             sink,
         };
         Self {
@@ -251,6 +267,7 @@ impl Telemetry {
             logs,
             resource,
             drops,
+            keeper,
             stop,
             task: tokio::spawn(flusher.run(flush_every, stopped)),
         }

@@ -20,6 +20,7 @@ pub fn tracer() -> (Tracer, Finished) {
     let finished = Finished(watch::Sender::new(Vec::new()));
     let tracer = SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
+        .with_id_generator(super::ids::Ids::default())
         .with_span_processor(finished.clone())
         .build()
         .tracer("test");

@@ -13,7 +13,7 @@ use opentelemetry_sdk::trace::SpanData;
 use super::buffer::Buffer;
 use super::drops::Drops;
 use super::export::{SpanEncoder, front};
-use crate::frame::Batch;
+use crate::frame::{Batch, Class};
 
 /// A view of the buffer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Unsealed {
             let mut batches = Vec::new();
             let mut rest = items.as_slice();
             while !rest.is_empty() {
-                let (count, batch) = front(&encoder, rest, &drops).await;
+                let (count, batch) = front(&encoder, rest, Class::Normal, &drops).await;
                 rest = rest.get(count.max(1)..).unwrap_or_default();
                 batches.extend(batch);
             }

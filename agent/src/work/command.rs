@@ -44,6 +44,7 @@ use self::shell::Setup;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Events;
+use crate::frame::TraceContext;
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::spool::storage::{OpenError, RealFiles};
@@ -181,8 +182,11 @@ pub(crate) trait Jobs: Clone + Send + Sync + 'static {
     /// Why it may not run.
     fn admit(&self, order: Order) -> Result<Self::Admitted, Refusal>;
 
-    /// See [`Admitted::run`].
-    fn run(admitted: Self::Admitted) -> impl Future<Output = Ended> + Send + 'static;
+    /// See [`Admitted::run`]. `span`: what its span will be known as.
+    fn run(
+        admitted: Self::Admitted,
+        span: TraceContext,
+    ) -> impl Future<Output = Ended> + Send + 'static;
 
     /// Whether an interrupted run may be repeated.
     fn is_idempotent(&self, job: &str) -> bool;
@@ -195,8 +199,8 @@ impl Jobs for Work {
         Work::admit(self, order)
     }
 
-    fn run(admitted: Admitted) -> impl Future<Output = Ended> + Send + 'static {
-        admitted.run()
+    fn run(admitted: Admitted, span: TraceContext) -> impl Future<Output = Ended> + Send + 'static {
+        admitted.known_as(span).run()
     }
 
     fn is_idempotent(&self, job: &str) -> bool {

@@ -20,7 +20,7 @@ use super::schedule::Agenda;
 use super::{Ended, Job, Order, Origin, Outcome, Refusal, launch, schema, span};
 use crate::clock::Clock;
 use crate::event::{self, Events};
-use crate::frame::{Stamp, push_hex};
+use crate::frame::{Stamp, TraceContext, push_hex};
 use crate::status::{JobStatus, RunStatus};
 use crate::trace::propagation::{self, Carried};
 use crate::trace::{self, Tracer};
@@ -110,6 +110,8 @@ pub struct Admitted {
     vector: Vec<String>,
     parent: Carried,
     origin: Origin,
+    /// The context that its span will have, if others were told.
+    known: Option<TraceContext>,
     seat: Seat,
 }
 
@@ -211,6 +213,7 @@ impl Work {
             vector: run::vector(job, vector),
             parent: order.parent,
             origin: order.origin,
+            known: None,
             seat: Seat {
                 work: self.clone(),
                 cell: cell.clone(),
@@ -325,6 +328,13 @@ impl Admitted {
         &self.job
     }
 
+    /// Its span will have this context, which is below the order's parent.
+    #[must_use]
+    pub fn known_as(mut self, context: TraceContext) -> Self {
+        self.known = Some(context);
+        self
+    }
+
     /// Waits for its turn, starts the program, and stays with it to the end.
     /// The run goes on if nobody waits for this any more.
     pub async fn run(self) -> Ended {
@@ -347,6 +357,7 @@ impl Admitted {
             vector,
             parent,
             origin,
+            known,
             seat,
         } = self;
         let work = seat.work.clone();
@@ -357,7 +368,7 @@ impl Admitted {
         };
         let _running = Running::new(&seat);
         let started = shared.setup.clock.now();
-        let span = span::start(&shared.setup.tracer, &job, origin, &parent);
+        let span = span::start(&shared.setup.tracer, &job, origin, &parent, known.as_ref());
         let context = span.span_context().clone();
         let carried = parent.within(&context);
         let said = [("job", job.name.as_str()), ("origin", origin.as_str())];

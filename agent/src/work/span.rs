@@ -14,15 +14,23 @@ use opentelemetry_sdk::trace::Span;
 use super::job::{Job, Program};
 use super::run::Result;
 use super::{Captured, Origin, Outcome};
-use crate::trace::Tracer;
+use crate::frame::TraceContext;
 use crate::trace::propagation::Carried;
+use crate::trace::{DURABLE, Tracer, ids};
 
 /// Of each stream this much is put on the span. A frame takes 96 KiB and
 /// brokers not much more, and a span that does not fit into one is lost.
 const SHOWN: usize = 4096;
 
 /// Starts the span of a run that is about to start.
-pub(super) fn start(tracer: &Tracer, job: &Job, origin: Origin, parent: &Carried) -> Span {
+/// `known`: what others have been told of it already.
+pub(super) fn start(
+    tracer: &Tracer,
+    job: &Job,
+    origin: Origin,
+    parent: &Carried,
+    known: Option<&TraceContext>,
+) -> Span {
     let mut attributes = vec![
         KeyValue::new("sonde.job.name", job.name.clone()),
         KeyValue::new("sonde.job.origin", origin.as_str()),
@@ -34,11 +42,18 @@ pub(super) fn start(tracer: &Tracer, job: &Job, origin: Origin, parent: &Carried
         }
         Program::Unit(unit) => attributes.push(KeyValue::new("systemd.unit", unit.clone())),
     }
+    if known.is_some() {
+        attributes.push(KeyValue::new(DURABLE, true));
+    }
     let builder = tracer
         .span_builder(format!("run {}", job.name))
         .with_kind(SpanKind::Internal)
         .with_attributes(attributes);
-    tracer.build_with_context(builder, &parent.parent())
+    let build = || tracer.build_with_context(builder, &parent.parent());
+    match known {
+        Some(context) => ids::as_known(context, build),
+        None => build(),
+    }
 }
 
 /// Puts the result on it and ends it.

@@ -162,7 +162,12 @@ impl Desk {
             .filter(|entry| entry.state != State::Received);
         for mut entry in found {
             let last = lasted.get(&entry.arrival.boot).copied().unwrap_or(0);
+            let came = entry.arrival.at.boot_ns;
+            let boot = entry.arrival.boot;
             entry.arrival = self.rebased(entry.arrival, last, now, trusted);
+            if entry.arrival.boot != boot {
+                rebase_times(&mut entry, came, now);
+            }
             let again = entry.starts < MAX_STARTS && idempotent(&entry.job);
             let need = match &entry.state {
                 State::Done { posted: true, .. } => None,
@@ -396,19 +401,42 @@ impl Desk {
         }
     }
 
+    /// The span of its run has ended, or never began: no other process need tell of it.
+    pub(crate) fn run_told(&mut self, id: u64) {
+        if let Some(Entry {
+            state: State::Started { run, .. },
+            ..
+        }) = self.entries.get_mut(&id)
+        {
+            *run = None;
+        }
+    }
+
     /// Whether its time is up.
     pub(crate) fn is_expired(&self, id: u64, now: Stamp) -> bool {
         self.entry(id).is_some_and(|entry| is_expired(entry, now))
     }
 
     /// It is over.
-    pub(crate) fn done(&mut self, id: u64, answer: Bytes, process: Option<TraceContext>) {
+    pub(crate) fn done(
+        &mut self,
+        id: u64,
+        answer: Bytes,
+        process: Option<TraceContext>,
+        now: Stamp,
+    ) {
         if let Some(mut entry) = self.take(id) {
+            let (run, began) = match &mut entry.state {
+                State::Started { run, at, .. } => (run.take(), *at),
+                _ => (None, now),
+            };
             entry.arguments = Bytes::new();
             entry.state = State::Done {
                 answer,
                 process,
                 posted: false,
+                run,
+                times: (began, now),
             };
             self.put(entry);
         }
@@ -474,6 +502,27 @@ impl Desk {
         let entry = self.entries.remove(&id)?;
         self.bytes = self.bytes.saturating_sub(entry.size());
         Some(entry)
+    }
+}
+
+/// Times of another boot in terms of this one. `came`: when it came, by the
+/// other boot's clock.
+fn rebase_times(entry: &mut Entry, came: u64, now: Stamp) {
+    let start = entry.came_unix_ns();
+    let rebase = |at: &mut Stamp| {
+        let after = at.boot_ns.saturating_sub(came);
+        *at = Stamp {
+            unix_ns: start.saturating_add(after).min(now.unix_ns),
+            boot_ns: now.boot_ns,
+        };
+    };
+    match &mut entry.state {
+        State::Received => {}
+        State::Started { at, .. } => rebase(at),
+        State::Done { times, .. } => {
+            rebase(&mut times.0);
+            rebase(&mut times.1);
+        }
     }
 }
 

@@ -66,7 +66,12 @@ fn start(desk: &mut Desk, id: u64, now: Stamp) -> bool {
 }
 
 fn end(desk: &mut Desk, id: u64) {
-    desk.done(id, Bytes::from_static(b"{}"), None);
+    desk.done(
+        id,
+        Bytes::from_static(b"{}"),
+        None,
+        crate::frame::Stamp::default(),
+    );
     desk.posted(id);
 }
 

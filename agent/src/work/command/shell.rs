@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::trace::Span;
 use serde_json::Map;
 use tokio::sync::{mpsc, watch};
@@ -23,8 +24,8 @@ use crate::clock::Clock;
 use crate::event::{self, Events};
 use crate::spool::storage::Storage;
 use crate::status::CommandsStatus;
-use crate::trace::Tracer;
 use crate::trace::propagation::Carried;
+use crate::trace::{Tracer, ids};
 use crate::uplink::mqtt::{Arrived, Receipt, Subscribed};
 use crate::work::journal::{self, Journal, Key, Record, Recovered, State};
 use crate::work::{Ended, Order, Origin, Outcome, Refusal};
@@ -236,6 +237,10 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         if !self.lazy.is_empty() {
             self.write(Vec::new()).await;
         }
+        // Accepted and not started: the next process goes on with the span.
+        for (_, active) in std::mem::take(&mut self.active) {
+            std::mem::forget(active.span);
+        }
         self.show();
     }
 
@@ -252,7 +257,12 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         let mut round = Round::default();
         for (id, need) in needs {
             match need {
-                Resume::Answer => self.send_end(id).await,
+                Resume::Answer => {
+                    if let Some(entry) = self.desk.entry(id) {
+                        spans::told_again(&self.tracer, &self.places, entry);
+                    }
+                    self.send_end(id).await;
+                }
                 Resume::Run => self.readmit(id, &mut round),
                 Resume::Interrupted => self.unrun(id, Unrun::Interrupted, &mut round),
             }
@@ -266,6 +276,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         };
         let span = spans::resumed(&self.tracer, &self.places, entry);
         let within = spans::within(&span, &entry.carried);
+        spans::lost_run(&self.tracer, entry, &within);
         let arguments = serde_json::from_slice(&entry.arguments).unwrap_or_default();
         let back = back_of(entry);
         let order = order(&back.job, arguments, &within);
@@ -282,7 +293,13 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
             }
             Err(refusal) => {
                 let (code, words) = said(&refusal);
-                spans::end(span, Some((code.as_str(), &words)));
+                let active = Active {
+                    admitted: None,
+                    span,
+                    within,
+                    back,
+                };
+                self.active.insert(id, active);
                 self.unrun(id, Unrun::Refused(code, words), round);
             }
         }
@@ -290,6 +307,9 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
 
     /// It is over without a run's end.
     fn unrun(&mut self, id: u64, why: Unrun, round: &mut Round) {
+        if why == Unrun::Expired {
+            self.desk.run_told(id);
+        }
         let Some(entry) = self.desk.entry(id) else {
             return;
         };
@@ -303,11 +323,12 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
             Unrun::Expired => "its time was up before it could be started",
             Unrun::Refused(_, words) => words,
         };
-        let (span, within) = match self.active.remove(&id) {
+        let (mut span, within) = match self.active.remove(&id) {
             Some(active) => (active.span, active.within),
             None => {
                 let span = spans::resumed(&self.tracer, &self.places, entry);
                 let within = spans::within(&span, &entry.carried);
+                spans::lost_run(&self.tracer, entry, &within);
                 (span, within)
             }
         };
@@ -316,9 +337,14 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
             log::warn!("command {job}: {words}");
         });
         self.told_end(&span, id, &job, kind);
+        if why == Unrun::Interrupted {
+            let interrupted = KeyValue::new(spans::INTERRUPTED, true);
+            opentelemetry::trace::Span::set_attribute(&mut span, interrupted);
+        }
         spans::end(span, Some((kind, words)));
         let answer = answer::unrun(&job, &why, within.context.as_ref());
-        self.desk.done(id, answer, within.context);
+        let now = self.clock.now();
+        self.desk.done(id, answer, within.context, now);
         round.over.push(id);
     }
 
@@ -414,19 +440,21 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         let interrupted = ended.outcome == Outcome::Interrupted;
         let failure = ended.outcome.is_failure();
         let words = ended.outcome.to_string();
-        // It stays `started` then, and the next start runs it again.
-        let over = !(interrupted && stopping && again);
-        if over {
-            let outcome = answer::status(&ended.outcome);
-            self.told_end(&active.span, id, &active.back.job, outcome);
-        }
-        spans::end(active.span, failure.then_some(("job_failed", &*words)));
-        if !over {
+        if interrupted && stopping && again {
+            // It stays `started`, and the next start runs it again, in the same span.
+            std::mem::forget(active.span);
+            self.desk.run_told(id);
+            let told = self.puts([id].iter());
+            self.lazy.extend(told);
             return;
         }
+        let outcome = answer::status(&ended.outcome);
+        self.told_end(&active.span, id, &active.back.job, outcome);
+        spans::end(active.span, failure.then_some(("job_failed", &*words)));
         let process = active.within.context;
         let answer = answer::done(&active.back.job, &ended, process.as_ref());
-        self.desk.done(id, answer, process);
+        let now = self.clock.now();
+        self.desk.done(id, answer, process, now);
         round.over.push(id);
     }
 
@@ -494,12 +522,13 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
             let context = self.active.get(&id).and_then(|a| a.within.context.clone());
             // Every span of ours has a context.
             let process = context.unwrap_or_else(no_context);
-            match self.desk.start(id, process, None, now) {
-                Some(before) => starting.push((id, before)),
+            let run = ids::child_of(&process);
+            match self.desk.start(id, process, Some(run.clone()), now) {
+                Some(before) => starting.push((id, before, run)),
                 None => self.unrun(id, Unrun::Expired, &mut late),
             }
         }
-        let begun = starting.iter().map(|(id, _)| id);
+        let begun = starting.iter().map(|(id, _, _)| id);
         let records = self.puts(begun.chain(&late.over));
         if records.is_empty() {
             return;
@@ -508,7 +537,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         // A slow disk takes its time.
         let now = self.clock.now();
         let mut slow = Round::default();
-        for (id, before) in starting {
+        for (id, before, run) in starting {
             let receipt = fresh.remove(&id);
             if !written {
                 match receipt {
@@ -537,7 +566,8 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
             }
             let admitted = self.active.get_mut(&id).and_then(|a| a.admitted.take());
             if let Some(admitted) = admitted {
-                self.runs.spawn(async move { (id, J::run(admitted).await) });
+                self.runs
+                    .spawn(async move { (id, J::run(admitted, run).await) });
                 self.say(id, "running").await;
             }
         }

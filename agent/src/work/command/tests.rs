@@ -20,6 +20,7 @@ use super::poster::Post;
 use super::shell::{Setup, spawn};
 use crate::clock::{Clock, ClockTrust};
 use crate::event::Events;
+use crate::frame::TraceContext;
 use crate::message::Message;
 use crate::spool::simulated::Simulated;
 use crate::status::CommandsStatus;
@@ -41,7 +42,7 @@ struct Facts {
     /// Orders as they came to the jobs.
     orders: Vec<Order>,
     /// Contexts that answers were posted within.
-    contexts: Vec<Option<crate::frame::TraceContext>>,
+    contexts: Vec<Option<TraceContext>>,
 }
 
 impl Seen {
@@ -91,7 +92,7 @@ impl Jobs for FakeJobs {
         Ok(FakeAdmitted { jobs, order })
     }
 
-    async fn run(admitted: FakeAdmitted) -> Ended {
+    async fn run(admitted: FakeAdmitted, _: TraceContext) -> Ended {
         let FakeAdmitted { jobs, order } = admitted;
         if jobs.disk.state().dead {
             pending::<()>().await;

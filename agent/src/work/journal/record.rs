@@ -55,6 +55,10 @@ pub(crate) enum State {
         process: Option<TraceContext>,
         /// The answer is in the outbox.
         posted: bool,
+        /// The span of its run.
+        run: Option<TraceContext>,
+        /// When that began; when all was over.
+        times: (Stamp, Stamp),
     },
 }
 
@@ -96,7 +100,24 @@ pub(crate) enum Record {
     Whole,
 }
 
+impl State {
+    /// The span of its processing.
+    pub(crate) fn process(&self) -> Option<&TraceContext> {
+        match self {
+            State::Started { process, .. } => Some(process),
+            State::Done { process, .. } => process.as_ref(),
+            State::Received => None,
+        }
+    }
+}
+
 impl Entry {
+    /// When it came, by the wall clock as it is now believed, in nanoseconds.
+    pub(crate) fn came_unix_ns(&self) -> u64 {
+        let at = self.arrival.at.unix_ns;
+        at.saturating_sub(self.arrival.age_ns)
+    }
+
     /// How old it is at least, in nanoseconds. `now` is of the boot in `arrival`.
     pub(crate) fn age_ns(&self, now: Stamp) -> u64 {
         let since = now.boot_ns.saturating_sub(self.arrival.at.boot_ns);
@@ -230,11 +251,16 @@ impl Writer<'_> {
                 answer,
                 process,
                 posted,
+                run,
+                times,
             } => {
                 self.byte(2);
                 self.bytes(answer);
                 self.context(process.as_ref());
                 self.byte((*posted).into());
+                self.context(run.as_ref());
+                self.stamp(times.0);
+                self.stamp(times.1);
             }
         }
     }
@@ -335,6 +361,8 @@ impl<'a> Reader<'a> {
                     answer: Bytes::copy_from_slice(self.bytes()?),
                     process: self.context()?,
                     posted: self.flag()?,
+                    run: self.context()?,
+                    times: (self.stamp()?, self.stamp()?),
                 },
                 _ => return None,
             },

@@ -64,11 +64,15 @@ pub(super) fn states() -> [State; 5] {
             answer: Bytes::from_static(b"{}"),
             process: Some(context(1)),
             posted: false,
+            run: Some(context(2)),
+            times: (Stamp::default(), Stamp::default()),
         },
         State::Done {
             answer: Bytes::from_static(b"{}"),
             process: None,
             posted: true,
+            run: None,
+            times: Default::default(),
         },
     ]
 }
