@@ -195,9 +195,9 @@ impl Called {
         &self.responses.last().unwrap()["payload"]
     }
 
-    /// The trace flags that each response and the program were given, and what
-    /// else the context had: nothing of it may be lost.
-    fn carried(&self) -> Vec<String> {
+    /// Whether each response and the program were told that the trace is sampled;
+    /// what else the context had must not be lost either.
+    fn sampled(&self) -> Vec<bool> {
         let program = self.done()["stdout"].as_str().unwrap();
         let program: Value = serde_json::from_str(program.trim()).unwrap();
         let responses = self.responses.iter().map(|one| &one["properties"]);
@@ -207,7 +207,8 @@ impl Called {
             let parent = carried["traceparent"].as_str().unwrap();
             let (trace, _) = parse_traceparent(parent).unwrap();
             assert_eq!(hex(&trace), hex(&self.trace));
-            parent[53..].to_owned()
+            let flags = u8::from_str_radix(&parent[53..], 16).unwrap();
+            flags & 1 == 1
         });
         all.collect()
     }
@@ -277,7 +278,7 @@ async fn a_commands_trace_from_cloud_to_program_and_back_is_one_tree() {
     let called = world.call("read", &[]).end().await;
     assert_eq!(called.states(), ["received", "running", "done"]);
     assert_eq!(called.done()["status"], "ok");
-    assert_eq!(called.carried(), ["01"; 4]);
+    assert_eq!(called.sampled(), [true; 4]);
     let forest = world.judge(agent, &called).await;
     is_told_whole(&forest, &called, 3);
     let tree = forest.tree(&called.trace);
@@ -369,7 +370,7 @@ async fn at_one_percent_a_sampled_callers_trace_is_whole() {
     world.go();
     let agent = world.start().await;
     let called = world.call("read", &[]).end().await;
-    assert_eq!(called.carried(), ["01"; 4]);
+    assert_eq!(called.sampled(), [true; 4]);
     let forest = world.judge(agent, &called).await;
     is_told_whole(&forest, &called, 3);
 }
@@ -386,9 +387,9 @@ async fn at_one_percent_an_unsampled_callers_trace_leaves_spans_only_if_it_fails
     world.go();
     let mut agent = world.start().await;
     let healthy = world.call("read", &["--unsampled"]).end().await;
-    assert_eq!(healthy.carried(), ["00"; 4]);
+    assert_eq!(healthy.sampled(), [false; 4]);
     let failed = world.call("fail", &["--unsampled"]).end().await;
-    assert_eq!(failed.carried(), ["00"; 4]);
+    assert_eq!(failed.sampled(), [false; 4]);
     assert_eq!(failed.done()["exit_code"], 3);
     assert!(agent.terminate(END).await.unwrap().success());
     let forest = world.forest();
