@@ -19,6 +19,9 @@ struct Report {
     newer: u64,
     gone: u64,
     torn: u64,
+    last_seq: u64,
+    /// Frames that the ledger knows of, beyond the last one here.
+    beyond: u64,
     damaged: u64,
     lines: String,
     list: Vec<Value>,
@@ -71,12 +74,16 @@ pub(super) fn run(place: &Place, json: bool) -> io::Result<bool> {
                 report.items += checked.items;
                 report.checked += checked.checked;
                 report.torn += checked.torn;
+                report.last_seq = report.last_seq.max(checked.last_seq);
                 report.damaged += checked.more;
                 for damage in &checked.damage {
                     report.add(&path, damage);
                 }
             }
         }
+    }
+    if report.segments > 0 {
+        report.beyond = inspect::beyond(&place.folder.ledger()?, report.last_seq);
     }
     let whole = report.damaged == 0;
     let said = if json {
@@ -124,10 +131,16 @@ impl Report {
             }
         };
         let torn = format!(
-            "{} of appends that were cut short or are going on; nothing in them was acknowledged",
+            "{} at the end of segments: appends that were going on or cut short, which were \
+             acknowledged to nobody; in a copy, perhaps a copy that ended early",
             bytes(self.torn)
         );
         note(self.torn, &torn);
+        let beyond = format!(
+            "up to {} than the last one here, not acknowledged: only in the agent's memory, or cut off a copy",
+            of(self.beyond, "newer frame")
+        );
+        note(self.beyond, &beyond);
         let newer = of(self.newer, "segment");
         note(
             self.newer,
@@ -138,6 +151,7 @@ impl Report {
             &format!("{} went while this ran", of(self.gone, "segment")),
         );
         let verdict = match self.damaged {
+            0 if self.torn + self.beyond > 0 => "whole as far as it goes".to_owned(),
             0 => "whole".to_owned(),
             n => format!("damaged in {}", of(n, "place")),
         };
@@ -162,6 +176,7 @@ impl Report {
             "frames": self.frames,
             "items": self.items,
             "torn_bytes": self.torn,
+            "frames_beyond": self.beyond,
             "newer_segments": self.newer,
             "gone_segments": self.gone,
             "damaged_places": self.damaged,

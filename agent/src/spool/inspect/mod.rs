@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::segment::{Opened, Piece, Segment, Source};
 pub(crate) use self::verify::{Damage, verify};
-use super::cursor::{Ledger, SLOT, SLOT_FILE, uplink_slot};
+use super::cursor::{ALL_SIGNALS, Ledger, Ranges, SLOT, SLOT_FILE, uplink_slot};
 use super::format::{FrameHeader, Kind, SEGMENT_HEADER, Stats, signal_slot};
 use super::path_of;
 use crate::config::UplinkName;
@@ -108,20 +108,38 @@ impl Folder {
     /// Opens one segment; `after` is the next of its chain.
     pub(crate) fn segment(&self, named: Named, after: Option<Named>) -> io::Result<Opened> {
         let mut opened = Segment::open(&self.dir.join(named.path()))?;
-        if let Opened::Segment(segment) = &mut opened {
+        match &mut opened {
             // Under another name it is not this chain's.
-            if (segment.header.class, segment.header.id) != (named.class, named.id) {
+            Opened::Segment(segment)
+                if (segment.header.class, segment.header.id) != (named.class, named.id) =>
+            {
                 return Ok(Opened::Damaged(segment.len));
             }
-            if let Some(after) = after.filter(|after| after.class == named.class)
-                && segment.footer.is_none()
-                && let Opened::Segment(next) = Segment::open(&self.dir.join(after.path()))?
-                && next.header.previous == named.id
-            {
-                segment.limit(u64::from(next.header.previous_end));
+            Opened::Segment(segment) if segment.footer.is_none() => {
+                if let Some(end) = self.end_by(named, after)? {
+                    segment.limit(end);
+                }
             }
+            // Too short for what the next one says: not a start that was cut short.
+            Opened::Damaged(len) => {
+                *len = self.end_by(named, after)?.unwrap_or(0).max(*len);
+            }
+            _ => {}
         }
         Ok(opened)
+    }
+
+    /// Where a segment ends by the header of the next one in its chain.
+    fn end_by(&self, named: Named, after: Option<Named>) -> io::Result<Option<u64>> {
+        let Some(after) = after.filter(|after| after.class == named.class) else {
+            return Ok(None);
+        };
+        Ok(match Segment::open(&self.dir.join(after.path()))? {
+            Opened::Segment(next) if next.header.previous == named.id => {
+                Some(u64::from(next.header.previous_end))
+            }
+            _ => None,
+        })
     }
 
     /// Both slots of the cursor file.
@@ -254,6 +272,16 @@ pub(crate) fn done_seq(
     let classes = ledger.done.get(uplink_slot(uplink));
     let progress = classes.and_then(|classes| classes.get(class as usize));
     progress.is_some_and(|progress| progress.of(signal_slot(signal)).contains(seq))
+}
+
+/// Frames after `last` that were given a seq and that no uplink has behind it.
+pub(crate) fn beyond(ledger: &Ledger, last: u64) -> u64 {
+    let every = ledger.done.iter().flatten();
+    let done = every
+        .flat_map(|progress| progress.some(ALL_SIGNALS))
+        .fold(Ranges::default(), |all, ranges| all.joined(ranges));
+    let gaps = done.gaps(last.saturating_add(1), ledger.next_seq);
+    gaps.iter().map(|(from, to)| to - from).sum()
 }
 
 /// Whether an uplink has acknowledged all of a segment, none of it, or must be

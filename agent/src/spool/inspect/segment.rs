@@ -46,6 +46,8 @@ pub(crate) struct Segment {
     pub(crate) len: u64,
     /// The footer, if the last bytes are one.
     pub(crate) footer: Option<Stats>,
+    /// Bytes that were here by the segment after this one, and are not.
+    pub(crate) short: u64,
     /// Where the frames end, at the latest.
     end: u64,
 }
@@ -56,7 +58,8 @@ pub(crate) enum Opened {
     Segment(Box<Segment>),
     /// A newer program's.
     Newer,
-    /// Neither copy of the header is whole. With the file's length.
+    /// Neither copy of the header is whole. With the file's length, or the one
+    /// that the segment after it knows, if that is more.
     Damaged(u64),
     /// It is not there (any more), or no plain file.
     Gone,
@@ -191,14 +194,17 @@ impl Segment {
             copies,
             len,
             footer,
+            short: 0,
             end,
         })))
     }
 
-    /// What lies beyond does not count, by the segment after this one: a failed
-    /// write or sync left it behind. A footer knows better.
+    /// Where the frames end by the segment after this one. What lies beyond
+    /// does not count: a failed write or sync left it behind. What is not there
+    /// was cut off, as by a copy that ended early. A footer knows better.
     pub(crate) fn limit(&mut self, end: u64) {
         if self.footer.is_none() {
+            self.short = end.saturating_sub(self.len);
             self.end = self.end.min(end.max(SEGMENT_HEADER as u64));
         }
     }

@@ -266,6 +266,66 @@ fn what_a_failed_sync_left_behind_does_not_count() {
 }
 
 #[test]
+fn what_the_next_segment_knows_to_be_there_and_is_not_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("normal");
+    fs::create_dir(&folder).unwrap();
+    let whole = segment(false);
+    let next = SegmentHeader {
+        class: Class::Normal,
+        id: 0x2b,
+        nonce: NONCE,
+        epoch: 1,
+        previous: 0x2a,
+        previous_end: whole.len() as u32,
+        boot_id: [0; 16],
+        made: at(400),
+        synchronised: true,
+        floor: 45,
+    };
+    let name = |id| Named {
+        class: Class::Normal,
+        id,
+    };
+    fs::write(dir.path().join(name(0x2b).path()), next.encode()).unwrap();
+    let spool = Folder::open(dir.path()).unwrap();
+    for keep in [0, 100, SEGMENT_HEADER, 400, whole.len() - 1, whole.len()] {
+        fs::write(dir.path().join(name(0x2a).path()), &whole[..keep]).unwrap();
+        let opened = spool.segment(name(0x2a), Some(name(0x2b))).unwrap();
+        match opened {
+            Opened::Damaged(len) => assert!(keep < 256 && len == whole.len() as u64, "{keep}"),
+            Opened::Segment(segment) => {
+                let checked = verify(&segment).unwrap();
+                let cut = checked
+                    .damage
+                    .iter()
+                    .any(|one| one.what.contains("cut off"));
+                assert_eq!(cut, keep < whole.len(), "{keep}: {checked:?}");
+                assert_eq!(checked.torn, 0, "{keep}");
+            }
+            other => panic!("{keep}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn frames_that_only_the_ledger_knows_are_counted_unless_they_are_done() {
+    // Seqs 0..41, 42 and 3..300 (messages) are done; 46 is the next.
+    assert_eq!(
+        beyond(
+            &Ledger {
+                next_seq: 310,
+                ..ledger()
+            },
+            43
+        ),
+        10
+    );
+    assert_eq!(beyond(&ledger(), 45), 0);
+    assert_eq!(beyond(&Ledger::default(), 0), 0);
+}
+
+#[test]
 fn a_segment_that_vanishes_or_is_none_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("bulk/0000000000000001.seg")).unwrap();

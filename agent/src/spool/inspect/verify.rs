@@ -32,8 +32,11 @@ pub(crate) struct Checked {
     /// Damaged places that there was no room to list.
     pub(crate) more: u64,
     /// Bytes of an append that was cut short or is going on, at the end of a
-    /// segment without a footer: nothing in them was ever acknowledged.
+    /// segment without a footer: nothing in them was ever acknowledged, unless
+    /// the whole folder is a copy that was cut short.
     pub(crate) torn: u64,
+    /// The highest seq of a data frame with a whole header; 0: there is none.
+    pub(crate) last_seq: u64,
 }
 
 /// Damaged places listed for one file.
@@ -75,6 +78,7 @@ pub(crate) fn verify(segment: &Segment) -> io::Result<Checked> {
                         out.add(missing(hole, Some((before, header.seq))));
                     }
                     before = header.seq;
+                    out.last_seq = out.last_seq.max(header.seq);
                 }
                 let payload = walk.payload(at, &header)?;
                 let (offset, bytes) = (at + header.header_len as u64, header.payload_len as u64);
@@ -117,6 +121,14 @@ pub(crate) fn verify(segment: &Segment) -> io::Result<Checked> {
             damage.frames = 1;
         }
         out.add(damage);
+    }
+    if segment.short > 0 {
+        // What hangs over the edge is no append that was going on.
+        out.torn = 0;
+        out.add(Damage {
+            what: "the end of the segment is cut off",
+            ..missing((segment.len, segment.short), None)
+        });
     }
     if let Some(footer) = segment.footer {
         // Counted by whoever sealed it: what is less now has been lost since.
