@@ -152,6 +152,22 @@ pub(super) fn build(settings: &Settings, files: Vec<PathBuf>, problems: &mut Pro
     let builder = Builder { settings };
     let mut config = builder.config(files);
     config.jobs = jobs::build(settings, problems);
+    if config.mqtt.is_none() {
+        for name in config
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.remote)
+            .map(|(name, _)| name)
+        {
+            let key = format!("job.{name}.remote");
+            problems.push(Problem::warning(
+                settings.origin(&key),
+                &key,
+                "has no effect without an MQTT uplink",
+                "set uplink.mqtt.url, or remove it",
+            ));
+        }
+    }
     builder.check(&config, problems);
     config
 }
@@ -620,6 +636,14 @@ impl Builder<'_> {
                 "uplink",
                 "none is configured, so nothing leaves this machine",
                 "set uplink.otlp.endpoint or uplink.mqtt.url",
+            ));
+        }
+        if config.mqtt.is_none() && !config.outbox.allow.is_empty() {
+            problems.push(Problem::warning(
+                self.settings.origin("outbox.allow"),
+                "outbox.allow",
+                "has no effect without an MQTT uplink",
+                "set uplink.mqtt.url, or remove it",
             ));
         }
         let by_ratio = matches!(

@@ -768,3 +768,17 @@ fn what_a_caller_writes_never_becomes_a_part_of_a_script() {
     let beside = "[\"/bin/sh\", \"-c\", \"echo $1\", \"sh\", \"{x}\"]";
     assert_eq!(job(beside, text), Ok(()));
 }
+
+#[test]
+fn what_needs_a_broker_is_warned_of_without_one() {
+    let text = "[outbox]\nallow = [\"plant/\"]\n[job.a]\ncommand = [\"true\"]\nremote = true\n";
+    let warned = |text: &str| toml(text).load().unwrap().warnings.to_string();
+    for line in [
+        "2:9: outbox.allow: has no effect",
+        "5:10: job.a.remote: has no effect",
+    ] {
+        assert!(warned(text).contains(line), "{line}\n{}", warned(text));
+    }
+    let with = format!("{text}[uplink.mqtt]\nurl = \"mqtt://127.0.0.1\"\n");
+    assert!(!warned(&with).contains("no effect"), "{}", warned(&with));
+}

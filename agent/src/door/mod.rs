@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works as well as `sonde status`.
 //! `status.sock` only tells: `GET /status` (JSON, schema 1), `GET /metrics`
-//! (Prometheus text 0.0.4), `GET /traces` ([`traces`]), `GET /` (this list); requests with a body are
+//! (Prometheus text 0.0.4), `GET /traces`, `GET /` (this list); requests with a body are
 //! refused. `sonde.sock` takes what local programs send: [`local`].
 //!
 //! Nobody can hold the agent up through them: a permit is taken before a
@@ -60,7 +60,7 @@ pub trait Snapshot: Send + Sync + 'static {
     /// empty, the door judges.
     fn snapshot(&self) -> Boxed<'_, Status>;
 
-    /// What is in memory of traces, as [`traces::lines`] writes it.
+    /// What is in memory of traces, one span a line.
     fn traces(&self) -> Boxed<'_, String> {
         Box::pin(std::future::ready(String::new()))
     }

@@ -122,7 +122,7 @@ thread_local! {
 }
 
 impl Events {
-    /// With the two handlers that every agent has: [`Events::tally`] and [`Events::recent`].
+    /// With the two handlers that every agent has: one for metrics, one for the status.
     pub fn new(clock: Clock) -> Self {
         let (tally, recent) = (Tally::default(), Recent::default());
         let events = Self(Arc::new(Inner {
