@@ -158,6 +158,28 @@ impl Cloud {
     }
 }
 
+/// What a cloud service sees of so many commands, one after the other: JSON of
+/// milliseconds by name and quantile.
+///
+/// # Errors
+/// When Python or its packages are missing, or a command is refused or lost.
+pub async fn figures(port: u16, prefix: &str, job: &str, count: u32) -> io::Result<Value> {
+    let output = Command::new(workspace().join("target/venv/bin/python"))
+        .arg(workspace().join("tests/cloud.py"))
+        .arg("figures")
+        .arg(port.to_string())
+        .args([prefix, job])
+        .arg(count.to_string())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(io::Error::other(said));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 impl Drop for Cloud {
     fn drop(&mut self) {
         self.reader.abort();

@@ -10,12 +10,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sonde_agent::frame::Signal;
-use sonde_tests::agent::{Agent, binary, build_if_missing};
+use sonde_tests::agent::{Agent, Gateway, binary, build_if_missing};
+use sonde_tests::broker::{Broker, Door};
+use sonde_tests::cloud;
 use sonde_tests::ledger::Ledger;
 use sonde_tests::link::Mode;
 use sonde_tests::program::{Program, came};
 use sonde_tests::proof;
-use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, set_links};
+use sonde_tests::world::{LATER, Mqtt, Otlp, newest_tick, prefix, set_links};
 use sonde_tests::{backlog, exec_cost, process, publish_cost, report};
 use tokio::time::{Instant, interval};
 
@@ -28,6 +30,7 @@ cargo run --bin figures -- WHAT [MINUTES]
   steady [MINUTES]  30 s batches, 1 s ticks, link up (10 minutes): bytes a point, CPU a point, memory
   receiver          100,000 spans of a local program over an outage: in, out, CPU a span, memory
   drain             memory while a backlog of 20 MB drains
+  commands          1,000 commands over MQTT, one after the other: ms to the first and the last answer
   size              the stripped binary
   exec              what `sonde exec` costs a command: ms over 200 runs in turns, instructions
   publish           messages a second and bytes of flash for each, by 1 and by 8 programs
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
         "steady" => steady(minutes).await,
         "drain" => drain().await,
         "receiver" => receiver().await,
+        "commands" => commands().await,
         "size" => size().await,
         "exec" => exec().await,
         "publish" => publish().await,
@@ -79,6 +83,7 @@ async fn all(minutes: u64) -> Done {
     publish().await?;
     drain().await?;
     receiver().await?;
+    commands().await?;
     outage().await?;
     steady(minutes).await
 }
@@ -309,6 +314,41 @@ async fn drain() -> Done {
 }
 
 /// A local program sends while the link is cut; then the link comes back.
+/// The broker and the caller are on the same machine: what is left is the
+/// agent's own, its syncs included, and the job's.
+async fn commands() -> Done {
+    const COMMANDS: u32 = 1000;
+    build_if_missing().await?;
+    let broker = Broker::start(&Door::Plain, None).await?;
+    let topics = prefix("figures-commands");
+    let mut gateway = Gateway::new("figures-commands");
+    gateway
+        .mqtt(&format!("mqtt://{}", broker.address()))
+        .text("uplink.mqtt.topic_prefix", &topics)
+        .set("commands.per_minute", "60000")
+        .text("commands.journal", "16MiB")
+        .set("job.noop.command", "[\"/bin/true\"]")
+        .set("job.noop.remote", "true");
+    let mut agent = gateway.start();
+    agent
+        .wait("the subscription", LATER, |status| {
+            let commands = status.commands.as_ref();
+            commands.is_some_and(|commands| commands.state == "subscribed")
+        })
+        .await?;
+    let port = broker.back_door().port();
+    let seen = cloud::figures(port, &topics, "noop", COMMANDS).await?;
+    let pair = |name: &str| format!("{} / {} ms", seen[name]["p50"], seen[name]["p99"]);
+    say(&format!(
+        "commands: {COMMANDS} one after the other, p50 / p99: first answer {}, last answer {}, of which \
+         the job (/bin/true) {}, all but the job {}",
+        pair("first_answer_ms"),
+        pair("done_ms"),
+        pair("job_ms"),
+        pair("beside_the_job_ms"),
+    ))
+}
+
 async fn receiver() -> Done {
     const SPANS: u32 = 100_000;
     build_if_missing().await?;
