@@ -221,7 +221,7 @@ fn configuration(
 ) -> io::Result<String> {
     let mut text = format!(
         "per_listener_settings true\npersistence false\nlog_dest stderr\nlog_type all\n\
-         max_queued_messages 0\n\
+         max_queued_messages 0\nset_tcp_nodelay true\n\
          listener {} 127.0.0.1\nallow_anonymous true\n\
          listener {} 127.0.0.1\n",
         back.port(),
