@@ -19,7 +19,7 @@ use crate::frame::Stamp;
 
 /// A set of families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Families(u16);
+pub struct Families(u32);
 
 /// How reading one family went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,12 @@ pub struct Reader {
 impl Families {
     /// With one more.
     pub fn insert(&mut self, family: Family) {
-        self.0 |= 1 << (family as u16);
+        self.0 |= 1 << (family as u32);
     }
 
     /// Whether it is one of them.
     pub fn contains(self, family: Family) -> bool {
-        self.0 & (1 << (family as u16)) != 0
+        self.0 & (1 << (family as u32)) != 0
     }
 
     /// Whether there are none.
