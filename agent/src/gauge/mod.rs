@@ -23,6 +23,7 @@ pub mod filesystem;
 pub mod helper;
 pub mod load;
 pub mod memory;
+pub mod naming;
 pub mod network;
 pub mod process;
 pub mod reader;
@@ -186,6 +187,25 @@ impl Family {
             Family::Process => "process",
             Family::Agent => "agent",
         }
+    }
+}
+
+impl Descriptor {
+    /// What the config describes; [`naming`] says what name and unit may be.
+    pub fn owned(
+        name: String,
+        unit: String,
+        description: String,
+        kind: Kind,
+        family: Family,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: Cow::Owned(name),
+            unit: Cow::Owned(unit),
+            description: Cow::Owned(description),
+            kind,
+            family,
+        })
     }
 }
 

@@ -64,8 +64,7 @@ impl Registry {
         if let Some(series) = known.series.iter().find(same) {
             return Some(series.id);
         }
-        if known.series.len() >= MAX_SERIES {
-            known.refused += 1;
+        if known.is_full() {
             return None;
         }
         let gauge = match known.gauges.iter().find(|other| other.name == gauge.name) {
@@ -82,16 +81,36 @@ impl Registry {
                 gauge
             }
         };
-        let id = SeriesId(u32::try_from(known.series.len()).ok()?);
-        known.series.push(Arc::new(Series {
-            id,
-            gauge,
-            attributes: attributes
-                .iter()
-                .map(|(key, value)| (Cow::Borrowed(*key), value.clone()))
-                .collect(),
-        }));
-        Some(id)
+        let attributes = attributes
+            .iter()
+            .map(|(key, value)| (Cow::Borrowed(*key), value.clone()))
+            .collect();
+        known.add(gauge, attributes)
+    }
+
+    /// [`Registry::series`] of a gauge that the config describes: attributes in
+    /// any order, one value for each key. Another unit, kind or description
+    /// under the same name, as after a reload, is another series.
+    pub fn owned(
+        &self,
+        gauge: &Arc<Descriptor>,
+        mut attributes: Vec<(Cow<'static, str>, Attribute)>,
+    ) -> Option<SeriesId> {
+        attributes.sort_by(|a, b| a.0.cmp(&b.0));
+        attributes.dedup_by(|later, kept| later.0 == kept.0);
+        let mut known = self.lock();
+        let same = |series: &&Arc<Series>| {
+            (Arc::ptr_eq(&series.gauge, gauge) || series.gauge == *gauge)
+                && series.attributes == attributes
+        };
+        if let Some(series) = known.series.iter().find(same) {
+            return Some(series.id);
+        }
+        let gauge = match known.series.iter().find(|series| series.gauge == *gauge) {
+            Some(series) => series.gauge.clone(),
+            None => gauge.clone(),
+        };
+        known.add(gauge, attributes)
     }
 
     /// A series by its number.
@@ -120,6 +139,33 @@ impl Registry {
     }
 }
 
+impl Known {
+    /// Whether there is no room for one more, which is counted.
+    fn is_full(&mut self) -> bool {
+        let full = self.series.len() >= MAX_SERIES;
+        self.refused += u64::from(full);
+        full
+    }
+
+    /// Adds a series that is new, unless there is no room.
+    fn add(
+        &mut self,
+        gauge: Arc<Descriptor>,
+        attributes: Vec<(Cow<'static, str>, Attribute)>,
+    ) -> Option<SeriesId> {
+        if self.is_full() {
+            return None;
+        }
+        let id = SeriesId(u32::try_from(self.series.len()).ok()?);
+        self.series.push(Arc::new(Series {
+            id,
+            gauge,
+            attributes,
+        }));
+        Some(id)
+    }
+}
+
 impl Readings {
     /// An empty set whose series are kept in `registry`.
     pub fn new(registry: Registry) -> Self {
@@ -136,6 +182,15 @@ impl Readings {
         attributes: &[(&'static str, Attribute)],
     ) -> Option<SeriesId> {
         self.registry.series(gauge, attributes)
+    }
+
+    /// The number of a series that the config describes; see [`Registry::owned`].
+    pub fn owned(
+        &self,
+        gauge: &Arc<Descriptor>,
+        attributes: Vec<(Cow<'static, str>, Attribute)>,
+    ) -> Option<SeriesId> {
+        self.registry.owned(gauge, attributes)
     }
 
     /// Notes a reading; a series that was refused is left out.
@@ -229,6 +284,30 @@ mod tests {
     }
 
     #[test]
+    fn a_gauge_of_the_config_is_the_same_series_until_it_is_described_otherwise() {
+        use super::super::{Family, Kind};
+        let registry = Registry::default();
+        let described = |unit: &str| {
+            let [name, unit, text] = ["line.speed", unit, "Speed."].map(String::from);
+            Descriptor::owned(name, unit, text, Kind::Gauge, Family::Agent)
+        };
+        let key = |key: &'static str| (Cow::Borrowed(key), text("x"));
+        let a = registry.owned(&described("m/s"), vec![key("b"), key("a"), key("b")]);
+        let b = registry.owned(&described("m/s"), vec![key("a"), key("b")]);
+        assert!(a.is_some());
+        assert_eq!(a, b);
+        assert_ne!(registry.owned(&described("m/s"), vec![key("a")]), a);
+        let other = registry.owned(&described("km/h"), vec![key("a"), key("b")]);
+        assert_ne!(other, a);
+        let series = registry.get(other.unwrap()).unwrap();
+        assert_eq!(series.gauge.unit, "km/h");
+        assert_eq!(series.attributes, [key("a"), key("b")]);
+        // One description is shared by all its series.
+        let [first, second] = [0, 1].map(|id| registry.get(SeriesId(id)).unwrap());
+        assert!(Arc::ptr_eq(&first.gauge, &second.gauge));
+    }
+
+    #[test]
     fn too_many_series_are_refused_and_counted() {
         let registry = Registry::default();
         for n in 0..MAX_SERIES {
@@ -244,6 +323,16 @@ mod tests {
             None
         );
         assert_eq!(registry.refused(), 1);
+        let [name, unit, text] = ["line.speed", "m/s", "Speed."].map(String::from);
+        let owned = Descriptor::owned(
+            name,
+            unit,
+            text,
+            super::super::Kind::Gauge,
+            super::super::Family::Agent,
+        );
+        assert_eq!(registry.owned(&owned, Vec::new()), None);
+        assert_eq!(registry.refused(), 2);
         assert!(
             registry
                 .series(&table::TICK, &[("n", Attribute::Int(7))])
