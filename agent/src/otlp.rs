@@ -29,7 +29,7 @@
 
 pub(crate) mod json;
 pub mod rewrite;
-mod schema;
+pub(crate) mod schema;
 pub(crate) mod wire;
 
 use std::fmt;

@@ -54,12 +54,7 @@ impl From<io::Error> for Refusal {
 
 /// Writes an export request of a signal, on one line without its end.
 pub(crate) fn write(out: &mut dyn Write, signal: Signal, body: &[u8]) -> Result<(), Refusal> {
-    let message = match signal {
-        Signal::Metrics => &schema::METRICS,
-        Signal::Traces => &schema::TRACES,
-        Signal::Logs => &schema::LOGS,
-        Signal::Message => return Err(Refusal::Malformed),
-    };
+    let message = schema::request(signal).ok_or(Refusal::Malformed)?;
     check(body, message, DEPTH)?;
     object(out, message, body)
 }
@@ -104,7 +99,7 @@ fn check(body: &[u8], message: &'static Message, depth: u32) -> Result<(), Refus
             (Kind::Text, Wire::Bytes(bytes)) => {
                 std::str::from_utf8(bytes).map_err(|_| Refusal::Malformed)?;
             }
-            (Kind::Bytes | Kind::Id, Wire::Bytes(_)) => {}
+            (Kind::Bytes | Kind::Id(_), Wire::Bytes(_)) => {}
             (kind, Wire::Bytes(bytes)) if field.repeated => {
                 let mut packed = Packed { kind, rest: bytes };
                 while packed.next()?.is_some() {}
@@ -123,7 +118,7 @@ fn fits(kind: Kind, wire: Wire<'_>) -> bool {
         }
         Kind::Fixed32 => matches!(wire, Wire::Fixed32(_)),
         Kind::Fixed64 | Kind::Signed64 | Kind::Double => matches!(wire, Wire::Fixed64(_)),
-        Kind::Text | Kind::Bytes | Kind::Id | Kind::Message(_) => matches!(wire, Wire::Bytes(_)),
+        Kind::Text | Kind::Bytes | Kind::Id(_) | Kind::Message(_) => matches!(wire, Wire::Bytes(_)),
     }
 }
 
@@ -144,7 +139,7 @@ impl<'a> Packed<'a> {
                 Wire::Fixed64(u64::from_le_bytes(fields.array()?))
             }
             Kind::Fixed32 => Wire::Fixed32(u32::from_le_bytes(fields.array()?)),
-            Kind::Text | Kind::Bytes | Kind::Id | Kind::Message(_) => {
+            Kind::Text | Kind::Bytes | Kind::Id(_) | Kind::Message(_) => {
                 return Err(Refusal::Malformed);
             }
             _ => Wire::Varint(fields.varint()?),
@@ -236,7 +231,7 @@ fn value(out: &mut dyn Write, kind: Kind, wire: Wire<'_>) -> Result<(), Refusal>
     match (kind, wire) {
         (Kind::Message(message), Wire::Bytes(bytes)) => object(out, message, bytes)?,
         (Kind::Text, Wire::Bytes(bytes)) => text(out, &String::from_utf8_lossy(bytes))?,
-        (Kind::Id, Wire::Bytes(bytes)) => {
+        (Kind::Id(_), Wire::Bytes(bytes)) => {
             let mut digits = String::with_capacity(bytes.len() * 2);
             push_hex(&mut digits, bytes);
             write!(out, "\"{digits}\"")?;

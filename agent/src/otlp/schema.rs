@@ -1,12 +1,19 @@
 //! What OTLP's messages are made of, as tables: field numbers, JSON names and
-//! kinds. For whoever reads a body without knowing its messages as types.
+//! kinds. For whoever goes over a body without knowing its messages as types:
+//! what is stored becomes JSON by them, what local programs send is checked by
+//! them, and their JSON becomes protobuf.
 //!
-//! Source: opentelemetry-proto 1.x, `*.proto` of the three signals.
+//! Source: opentelemetry-proto 1.x, `*.proto` of the three signals. A field
+//! that is not here is newer than this program.
+
+use crate::frame::Signal;
 
 /// A message.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) fields: &'static [Field],
+    /// One bit for each number of a field without which it means nothing.
+    pub(crate) required: u32,
 }
 
 /// A field of a message.
@@ -27,8 +34,9 @@ pub(crate) enum Kind {
     Text,
     /// Base64.
     Bytes,
-    /// Bytes as hexadecimal digits: OTLP's own rule for trace and span ids.
-    Id,
+    /// So many bytes, or none; hexadecimal digits in JSON: OTLP's own rule for
+    /// trace and span ids.
+    Id(usize),
     Bool,
     /// A varint with a sign that is a number in JSON.
     Enum,
@@ -48,6 +56,23 @@ pub(crate) enum Kind {
     Signed64,
     Double,
     Message(&'static Message),
+}
+
+impl Kind {
+    /// A plain varint: not zigzag, not a truth.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Kind::Enum | Kind::Small | Kind::Int | Kind::Uint)
+    }
+}
+
+/// The message of a signal's export request; `None`: it is not one of OTLP's.
+pub(crate) fn request(signal: Signal) -> Option<&'static Message> {
+    match signal {
+        Signal::Metrics => Some(&METRICS),
+        Signal::Traces => Some(&TRACES),
+        Signal::Logs => Some(&LOGS),
+        Signal::Message => None,
+    }
 }
 
 use Kind::{
@@ -90,7 +115,13 @@ const fn sub(message: &'static Message) -> Kind {
 
 macro_rules! message {
     ($name:ident: $($field:expr),+ $(,)?) => {
-        pub(crate) static $name: Message = Message { fields: &[$($field),+] };
+        message!($name; 0; $($field),+);
+    };
+    ($name:ident; $required:expr; $($field:expr),+ $(,)?) => {
+        static $name: Message = Message {
+            fields: &[$($field),+],
+            required: $required,
+        };
     };
 }
 
@@ -102,10 +133,17 @@ message!(ANY_VALUE:
     either(5, "arrayValue", sub(&ARRAY_VALUE)),
     either(6, "kvlistValue", sub(&KEY_VALUE_LIST)),
     either(7, "bytesValue", Bytes),
+    // Means something in profiles only.
+    either(8, "stringValueStrindex", Enum),
 );
 message!(ARRAY_VALUE: many(1, "values", sub(&ANY_VALUE)));
 message!(KEY_VALUE_LIST: many(1, "values", sub(&KEY_VALUE)));
-message!(KEY_VALUE: one(1, "key", Text), one(2, "value", sub(&ANY_VALUE)));
+message!(KEY_VALUE:
+    one(1, "key", Text),
+    one(2, "value", sub(&ANY_VALUE)),
+    // Means something in profiles only.
+    one(3, "keyStrindex", Enum),
+);
 message!(SCOPE:
     one(1, "name", Text),
     one(2, "version", Text),
@@ -135,11 +173,13 @@ message!(SCOPE_SPANS:
     many(2, "spans", sub(&SPAN)),
     one(3, "schemaUrl", Text),
 );
-message!(SPAN:
-    one(1, "traceId", Id),
-    one(2, "spanId", Id),
+// A span without its ids is one that no back end can place, and some refuse the
+// whole request for it: other programs' spans may be in the same.
+message!(SPAN; 1 << 1 | 1 << 2;
+    one(1, "traceId", Id(16)),
+    one(2, "spanId", Id(8)),
     one(3, "traceState", Text),
-    one(4, "parentSpanId", Id),
+    one(4, "parentSpanId", Id(8)),
     one(16, "flags", Fixed32),
     one(5, "name", Text),
     one(6, "kind", Enum),
@@ -160,8 +200,8 @@ message!(EVENT:
     one(4, "droppedAttributesCount", Small),
 );
 message!(LINK:
-    one(1, "traceId", Id),
-    one(2, "spanId", Id),
+    one(1, "traceId", Id(16)),
+    one(2, "spanId", Id(8)),
     one(3, "traceState", Text),
     many(4, "attributes", sub(&KEY_VALUE)),
     one(5, "droppedAttributesCount", Small),
@@ -189,8 +229,8 @@ message!(LOG_RECORD:
     many(6, "attributes", sub(&KEY_VALUE)),
     one(7, "droppedAttributesCount", Small),
     one(8, "flags", Fixed32),
-    one(9, "traceId", Id),
-    one(10, "spanId", Id),
+    one(9, "traceId", Id(16)),
+    one(10, "spanId", Id(8)),
     one(12, "eventName", Text),
 );
 
@@ -285,6 +325,6 @@ message!(EXEMPLAR:
     one(2, "timeUnixNano", Fixed64),
     either(3, "asDouble", Double),
     either(6, "asInt", Signed64),
-    one(4, "spanId", Id),
-    one(5, "traceId", Id),
+    one(4, "spanId", Id(8)),
+    one(5, "traceId", Id(16)),
 );

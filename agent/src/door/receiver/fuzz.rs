@@ -4,10 +4,10 @@ use opentelemetry_proto::tonic::collector::{logs, metrics, trace};
 use prost::Message as _;
 
 use super::pack::{Gateway, Pile};
-use super::{json, schema, unpack, wire};
+use super::{json, unpack, wire};
 use crate::frame::{MAX_BODY, Signal, Stamp};
 use crate::fuzz::{corpus, run};
-use crate::otlp::gunzip;
+use crate::otlp::{gunzip, schema};
 
 /// The largest request, and what may come out of a frame: never more than went in.
 const LIMIT: usize = 512 * 1024;

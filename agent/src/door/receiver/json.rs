@@ -1,4 +1,4 @@
-//! OTLP/JSON to protobuf, by the tables of [`super::schema`]. Pure.
+//! OTLP/JSON to protobuf, by the tables of [`crate::otlp::schema`]. Pure.
 //!
 //! Source: the OTLP specification, "JSON Protobuf Encoding": lowerCamelCase
 //! names, unknown ones ignored; ids in hexadecimal; enumerations as numbers;
@@ -8,11 +8,14 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::schema::{Field, Kind, Schema};
 use super::wire::{self, DEPTH};
+use crate::otlp::schema::{self, Field, Kind};
 
 /// A request's protobuf. `Err`: what is wrong, and where.
-pub(super) fn to_protobuf(text: &[u8], schema: &'static Schema) -> Result<Vec<u8>, String> {
+pub(super) fn to_protobuf(
+    text: &[u8],
+    schema: &'static schema::Message,
+) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len() / 2);
     let mut json = serde_json::Deserializer::from_slice(text);
     let seed = Message {
@@ -27,7 +30,7 @@ pub(super) fn to_protobuf(text: &[u8], schema: &'static Schema) -> Result<Vec<u8
 
 /// An object, its fields appended without a length before them.
 struct Message<'a> {
-    schema: &'static Schema,
+    schema: &'static schema::Message,
     depth: usize,
     out: &'a mut Vec<u8>,
 }
@@ -66,7 +69,7 @@ impl<'de> Visitor<'de> for Message<'_> {
 }
 
 /// A key; `None`: no field that is known here.
-struct Name(&'static Schema);
+struct Name(&'static schema::Message);
 
 impl<'de> DeserializeSeed<'de> for Name {
     type Value = Option<&'static Field>;
@@ -123,11 +126,11 @@ impl Content<'_> {
         let unsigned = u64::try_from(value).ok();
         let signed = i64::try_from(value).ok();
         match (self.field.kind, unsigned, signed) {
-            (Kind::Int, Some(bits), _) => {
+            (kind, Some(bits), _) if kind.is_whole() => {
                 self.key(0);
                 wire::varint(self.out, bits);
             }
-            (Kind::Int, _, Some(bits)) => {
+            (kind, _, Some(bits)) if kind.is_whole() => {
                 self.key(0);
                 wire::varint(self.out, bits.cast_unsigned());
             }

@@ -39,6 +39,7 @@ use crate::clock::Clock;
 use crate::config::Receiver as Limits;
 use crate::frame::Signal;
 use crate::identity::Identity;
+use crate::otlp::schema;
 use crate::spool::Spool;
 use crate::status::ReceiverStatus;
 
@@ -49,7 +50,6 @@ mod json;
 mod keeper;
 mod limit;
 mod pack;
-mod schema;
 #[cfg(test)]
 mod tests;
 mod wire;

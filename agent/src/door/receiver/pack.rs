@@ -13,8 +13,9 @@
 
 use bytes::Bytes;
 
-use super::wire::{Fields, Raw, Value, bytes, head};
+use super::wire::{self, Raw, bytes, head};
 use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp};
+use crate::otlp::wire::Wire;
 use crate::trace::buffer::stepped;
 use crate::uplink::split;
 
@@ -78,13 +79,13 @@ impl Gateway {
 
 /// The fields of a message that was checked.
 fn fields(message: &[u8]) -> impl Iterator<Item = Raw<'_>> {
-    Fields(message).map_while(Result::ok)
+    wire::fields(message).map_while(Result::ok)
 }
 
 /// The contents of all fields of that number.
 fn messages(message: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
     fields(message).filter_map(move |raw| match raw.value {
-        Value::Bytes(content) if raw.number == number => Some(content),
+        Wire::Bytes(content) if raw.number == number => Some(content),
         _ => None,
     })
 }
@@ -100,7 +101,7 @@ fn weight(signal: Signal, item: &[u8]) -> u32 {
         return 1;
     }
     let data = fields(item).filter_map(|raw| match (raw.number, raw.value) {
-        (5 | 7 | 9 | 10 | 11, Value::Bytes(data)) => Some(data),
+        (5 | 7 | 9 | 10 | 11, Wire::Bytes(data)) => Some(data),
         _ => None,
     });
     let points = data.map(|data| messages(data, 1).count()).sum::<usize>();
@@ -347,7 +348,7 @@ struct Cutter {
 
 impl Cutter {
     fn scope(&mut self, scope: Raw<'_>, emit: Emit<'_>) {
-        let Value::Bytes(content) = scope.value else {
+        let Wire::Bytes(content) = scope.value else {
             return;
         };
         if self.frame.len() + self.body.len() + scope.whole.len() > UNIT {
@@ -365,7 +366,7 @@ impl Cutter {
         }
         let common = inner.len();
         for raw in fields(content).filter(|raw| raw.number == 2) {
-            let Value::Bytes(item) = raw.value else {
+            let Wire::Bytes(item) = raw.value else {
                 continue;
             };
             if inner.len() > common && self.frame.len() + inner.len() + raw.whole.len() > UNIT {

@@ -8,7 +8,8 @@
 
 use std::fmt;
 
-use super::schema::{Field, Kind, Schema};
+use crate::otlp::schema::{Field, Kind, Message};
+use crate::otlp::wire::{self, Fields, Wire};
 
 /// Messages in one another. OTLP's own take 8, the rest is for nested values;
 /// prost, which many back ends decode with, allows 100.
@@ -53,117 +54,67 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// What a field holds, as it stands on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Eight,
-    Four,
-    Bytes(&'a [u8]),
+impl From<wire::Malformed> for Malformed {
+    fn from(why: wire::Malformed) -> Self {
+        match why {
+            wire::Malformed::Truncated => Malformed::Truncated,
+            wire::Malformed::NotProtobuf => Malformed::NotProtobuf,
+        }
+    }
 }
 
 /// A field where it stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Raw<'a> {
     pub(super) number: u32,
-    pub(super) value: Value<'a>,
+    pub(super) value: Wire<'a>,
     /// All of it: key, length and content.
     pub(super) whole: &'a [u8],
 }
 
 /// The fields of a message, one after the other; ends after the first error.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self) -> Result<Raw<'a>, Malformed> {
-        let start = self.0;
-        let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| Malformed::NotProtobuf)?;
-        if number == 0 || number > 0x1fff_ffff {
-            return Err(Malformed::NotProtobuf);
-        }
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.cut(8).map(|_| Value::Eight)?,
-            2 => {
-                let length = self.varint()?;
-                let length = usize::try_from(length).map_err(|_| Malformed::Truncated)?;
-                Value::Bytes(self.cut(length)?)
-            }
-            5 => self.cut(4).map(|_| Value::Four)?,
-            _ => return Err(Malformed::NotProtobuf),
-        };
-        let length = start.len() - self.0.len();
-        Ok(Raw {
-            number,
-            value,
-            whole: start.get(..length).unwrap_or_default(),
-        })
-    }
-
-    fn cut(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (front, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(Malformed::Truncated)?;
-        self.0 = rest;
-        Ok(front)
-    }
-
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for at in 0..10 {
-            let (byte, rest) = self.0.split_first().ok_or(Malformed::Truncated)?;
-            self.0 = rest;
-            // The tenth byte has room for one bit.
-            if at == 9 && *byte > 1 {
-                return Err(Malformed::NotProtobuf);
-            }
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte & 0x80 == 0 {
-                return Ok(value);
+pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = Result<Raw<'_>, Malformed>> {
+    let mut left = Fields::new(message);
+    std::iter::from_fn(move || {
+        let start = left.rest();
+        match left.next() {
+            Ok(None) => None,
+            Ok(Some((number, value))) => Some(Ok(Raw {
+                number,
+                value,
+                whole: start
+                    .get(..start.len() - left.rest().len())
+                    .unwrap_or_default(),
+            })),
+            Err(why) => {
+                left = Fields::new(&[]);
+                Some(Err(why.into()))
             }
         }
-        Err(Malformed::NotProtobuf)
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Raw<'a>, Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let taken = self.take();
-        if taken.is_err() {
-            self.0 = &[];
-        }
-        Some(taken)
-    }
+    })
 }
 
 /// Walks all of a message.
-pub(super) fn check(message: &[u8], schema: &Schema) -> Result<(), Malformed> {
+pub(super) fn check(message: &[u8], schema: &Message) -> Result<(), Malformed> {
     walk(message, schema, DEPTH)
 }
 
-fn walk(message: &[u8], schema: &Schema, depth: usize) -> Result<(), Malformed> {
+fn walk(message: &[u8], schema: &Message, depth: usize) -> Result<(), Malformed> {
     let deeper = depth.checked_sub(1).ok_or(Malformed::TooDeep)?;
     let mut missing = schema.required;
-    for raw in Fields(message) {
+    for raw in fields(message) {
         let raw = raw?;
         let Some(field) = schema.fields.iter().find(|f| f.number == raw.number) else {
             continue;
         };
         match (field.kind, raw.value) {
-            (Kind::Message(inner), Value::Bytes(content)) => {
+            (Kind::Message(inner), Wire::Bytes(content)) => {
                 walk(content, inner, deeper)?;
             }
-            (Kind::Text, Value::Bytes(content)) => {
+            (Kind::Text, Wire::Bytes(content)) => {
                 std::str::from_utf8(content).map_err(|_| Malformed::NotUtf8)?;
             }
-            (Kind::Id(length), Value::Bytes(content)) => {
+            (Kind::Id(length), Wire::Bytes(content)) => {
                 if !content.is_empty() && content.len() != length {
                     return Err(Malformed::BadId);
                 }
@@ -171,11 +122,12 @@ fn walk(message: &[u8], schema: &Schema, depth: usize) -> Result<(), Malformed> 
                     missing &= !(1 << raw.number);
                 }
             }
-            (Kind::Bytes, Value::Bytes(_))
-            | (Kind::Bool | Kind::Int | Kind::Zigzag, Value::Varint(_))
-            | (Kind::Fixed64 | Kind::Signed64 | Kind::Double, Value::Eight)
-            | (Kind::Fixed32, Value::Four) => {}
-            (_, Value::Bytes(content)) if field.repeated => packed(content, field)?,
+            (Kind::Bytes, Wire::Bytes(_))
+            | (Kind::Bool | Kind::Zigzag, Wire::Varint(_))
+            | (Kind::Fixed64 | Kind::Signed64 | Kind::Double, Wire::Fixed64(_))
+            | (Kind::Fixed32, Wire::Fixed32(_)) => {}
+            (kind, Wire::Varint(_)) if kind.is_whole() => {}
+            (_, Wire::Bytes(content)) if field.repeated => packed(content, field)?,
             _ => return Err(Malformed::WrongType),
         }
     }
@@ -189,9 +141,9 @@ fn walk(message: &[u8], schema: &Schema, depth: usize) -> Result<(), Malformed> 
 fn packed(content: &[u8], field: &Field) -> Result<(), Malformed> {
     match field.kind {
         Kind::Fixed64 | Kind::Double if content.len().is_multiple_of(8) => Ok(()),
-        Kind::Int => {
-            let mut rest = Fields(content);
-            while !rest.0.is_empty() {
+        kind if kind.is_whole() => {
+            let mut rest = Fields::new(content);
+            while !rest.rest().is_empty() {
                 rest.varint()?;
             }
             Ok(())
