@@ -23,6 +23,7 @@ use crate::event::{self, Events};
 use crate::identity::Identity;
 use crate::journal;
 use crate::notify::Notifier;
+use crate::notify::keepalive::{self, Watched};
 use crate::otlp::rewrite::Rewriter;
 use crate::spool::{Options as SpoolOptions, Spool, StartError, Stopped};
 use crate::status::words::of;
@@ -182,6 +183,8 @@ impl Daemon {
             notifier: Notifier::from_env(),
         };
         daemon.notifier.ready();
+        let keep_stop = CancellationToken::new();
+        let keep = daemon.keep_alive(keep_stop.clone());
         let startup = ("startup", daemon.seconds_since(started));
         daemon
             .events
@@ -208,6 +211,10 @@ impl Daemon {
         daemon
             .events
             .emit(event::name::AGENT_STOP, &[uptime], &[reason]);
+        keep_stop.cancel();
+        if let Some(keep) = keep {
+            join("the keep-alive", keep, DOOR_CLOSES).await;
+        }
         let synced = daemon.end(lost).await;
         door_stop.cancel();
         join("the door", door, DOOR_CLOSES).await;
@@ -216,6 +223,16 @@ impl Daemon {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    fn keep_alive(&self, stop: CancellationToken) -> Option<JoinHandle<()>> {
+        let watched = Watched {
+            clock: self.clock.clone(),
+            pipeline: self.parts.pipeline(),
+            spool: self.spool.clone(),
+            uplinks: self.roster.clone(),
+        };
+        keepalive::spawn(&self.notifier, watched, stop)
     }
 
     fn seconds_since(&self, boot_ns: u64) -> f64 {
@@ -304,8 +321,8 @@ impl Daemon {
     /// the rest of the flow cannot be trusted to end, so only the spool is
     /// saved. `false`: something was still unwritten when the time was up.
     async fn end(self, lost: Option<&str>) -> bool {
-        self.notifier.stopping();
         let budget = self.config.shutdown;
+        self.notifier.stopping(budget + STOP_MARGIN);
         self.local.close().await;
         match lost {
             None => {
@@ -338,6 +355,9 @@ impl Daemon {
         stopped == Stopped::Whole
     }
 }
+
+/// What the doors and the last joins may take beside the budget.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
 
 /// A door's own drain takes up to a second.
 const DOOR_CLOSES: Duration = Duration::from_secs(2);

@@ -12,8 +12,11 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use crate::clock;
+
+pub mod keepalive;
 
 /// The way to systemd, if it started us.
 #[derive(Clone, Debug, Default)]
@@ -59,9 +62,12 @@ impl Notifier {
         ));
     }
 
-    /// Shutdown has begun.
-    pub fn stopping(&self) {
-        self.send("STOPPING=1");
+    /// Shutdown has begun and takes up to `budget`, whatever `TimeoutStopSec=` says.
+    pub fn stopping(&self, budget: Duration) {
+        self.send(&format!(
+            "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
+            budget.as_micros()
+        ));
     }
 
     /// One line for `systemctl status`; further lines would be fields, so line
@@ -110,8 +116,8 @@ mod tests {
         let notifier = Notifier::to(path.as_os_str());
         notifier.ready();
         assert_eq!(heard(&socket), "READY=1");
-        notifier.stopping();
-        assert_eq!(heard(&socket), "STOPPING=1");
+        notifier.stopping(Duration::from_secs(12));
+        assert_eq!(heard(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=12000000");
         notifier.watchdog();
         assert_eq!(heard(&socket), "WATCHDOG=1");
         notifier.status("fine\nREADY=1");

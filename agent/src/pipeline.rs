@@ -7,6 +7,7 @@
 //! and the agent's own gauges, the tick number among them, are recorded all
 //! the same.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ pub struct Pipeline {
 pub struct PipelineHandle {
     orders: mpsc::Sender<Order>,
     figures: Arc<Mutex<Figures>>,
+    due: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,12 @@ impl PipelineHandle {
     /// Counts since the start.
     pub fn figures(&self) -> Figures {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the sampler wants to tick next, or wanted to and has not yet
+    /// (`boot_ns`); `u64::MAX`: nothing is due.
+    pub fn due_ns(&self) -> u64 {
+        self.due.load(Ordering::Relaxed)
     }
 
     /// Takes over intervals and batch length of a new configuration.
@@ -157,6 +165,8 @@ fn start<S: Store + Sync>(
     let registry = Registry::default();
     let (orders, inbox) = mpsc::channel(ASKERS);
     let figures = Arc::new(Mutex::new(Figures::default()));
+    // The first tick is due at once.
+    let due = Arc::new(AtomicU64::new(now.boot_ns));
     let shell = Shell {
         sampler: Sampler::new(&config.gauges.families, now.boot_ns),
         recorder: Recorder::new(registry.clone(), config.batch.length, now),
@@ -168,6 +178,7 @@ fn start<S: Store + Sync>(
         registry,
         figures: Figures::default(),
         shared: figures.clone(),
+        due: due.clone(),
         horizon: parts.horizon,
         clock: parts.clock,
         spool,
@@ -176,7 +187,11 @@ fn start<S: Store + Sync>(
         last: now,
     };
     Pipeline {
-        handle: PipelineHandle { orders, figures },
+        handle: PipelineHandle {
+            orders,
+            figures,
+            due,
+        },
         task: tokio::spawn(shell.run(inbox, parts.stop)),
     }
 }
@@ -204,6 +219,7 @@ struct Shell<S> {
     registry: Registry,
     figures: Figures,
     shared: Arc<Mutex<Figures>>,
+    due: Arc<AtomicU64>,
     horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     spool: S,
@@ -229,6 +245,7 @@ impl<S: Store + Sync> Shell<S> {
                 Action::WakeAt(at) => Some(at),
                 Action::Wait => None,
             };
+            self.due.store(wake.unwrap_or(u64::MAX), Ordering::Relaxed);
             let wake = [wake, self.recorder.due_at()].into_iter().flatten().min();
             let sleep = wake.map_or(LONGEST_SLEEP, |at| {
                 Duration::from_nanos(at.saturating_sub(now_ns))

@@ -273,6 +273,13 @@ impl Spool {
         }
     }
 
+    /// Asks the owner for a sign of life: it answers when it has done what it was
+    /// told before. `None`: it has stopped. Ask again only after the answer.
+    pub fn probe(&self) -> Option<oneshot::Receiver<()>> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Command::Probe(answer)).ok().map(|()| answered)
+    }
+
     /// The next frame of a lane that is not in flight and of one of `signals`;
     /// `None`: nothing now. What is left out keeps its place, for as long as
     /// the quota has room for it.

@@ -45,6 +45,7 @@ pub(super) enum Command {
     Link(UplinkName, bool),
     Reconfigure(SpoolLimits, Vec<Subscription>, oneshot::Sender<()>),
     Held(oneshot::Sender<Memory>),
+    Probe(oneshot::Sender<()>),
     Stop(oneshot::Sender<Stopped>),
 }
 
@@ -275,6 +276,7 @@ impl Owner {
             }
             // Who asked may have gone.
             Command::Held(answer) => drop(answer.send(self.core.held(&self.ring))),
+            Command::Probe(answer) => drop(answer.send(())),
             Command::Stop(done) => return Some(done),
         }
         None
