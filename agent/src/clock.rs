@@ -59,7 +59,13 @@ impl Clock {
 /// `CLOCK_MONOTONIC` in microseconds: systemd orders a reload by it
 /// (`MONOTONIC_USEC` in sd_notify(3)), and nothing else may use it.
 pub fn monotonic_us() -> u64 {
-    nanos(ClockId::Monotonic) / 1000
+    monotonic_ns() / 1000
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, which stands still while the machine
+/// sleeps: for how long own code took ([`crate::vitals`]), and nothing else.
+pub fn monotonic_ns() -> u64 {
+    nanos(ClockId::Monotonic)
 }
 
 /// A clock before 1970 counts as 1970: the wire has no negative times.

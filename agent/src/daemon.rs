@@ -29,6 +29,7 @@ use crate::spool::{Options as SpoolOptions, Spool, StartError, Stopped};
 use crate::status::words::of;
 use crate::trace;
 use crate::uplink::Roster;
+use crate::vitals;
 
 mod board;
 mod local;
@@ -85,7 +86,7 @@ fn start(options: Options) -> Result<ExitCode, Failure> {
         .thread_keep_alive(Duration::from_secs(1))
         .build()
         .map_err(|error| Failure::Start(format!("could not start the runtime: {error}")))?
-        .block_on(Daemon::run(options, env, loaded))
+        .block_on(vitals::MAIN.watch(Daemon::run(options, env, loaded)))
 }
 
 /// The whole run, on the runtime.

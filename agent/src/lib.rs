@@ -41,4 +41,5 @@ pub mod spool;
 pub mod status;
 pub mod trace;
 pub mod uplink;
+pub mod vitals;
 pub mod work;

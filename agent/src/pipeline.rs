@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, monotonic_ns};
 use crate::config::Config;
 use crate::event::{self, Events};
 use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
@@ -35,6 +35,7 @@ use crate::spool::{Refused, Spool};
 use crate::status::{GaugeStatus, SpoolStatus};
 use crate::trace::{self, Tracer};
 use crate::uplink::Roster;
+use crate::vitals;
 use crate::work::Work;
 
 /// The longest that one tick waits for the reader thread. Two hung mounts
@@ -99,6 +100,7 @@ impl PipelineHandle {
         if self.orders.send(Order::Latest(reply)).await.is_err() {
             return Vec::new();
         }
+        vitals::SAMPLER_ORDERS.sent(&self.orders);
         answer.await.unwrap_or_default()
     }
 
@@ -192,7 +194,7 @@ fn start<S: Store + Sync>(
             figures,
             due,
         },
-        task: tokio::spawn(shell.run(inbox, parts.stop)),
+        task: vitals::SAMPLER.spawn(shell.run(inbox, parts.stop)),
     }
 }
 
@@ -248,15 +250,21 @@ impl<S: Store + Sync> Shell<S> {
             self.due.store(wake.unwrap_or(u64::MAX), Ordering::Relaxed);
             let wake = [wake, self.recorder.due_at()].into_iter().flatten().min();
             let sleep = wake.map_or(LONGEST_SLEEP, |at| {
-                Duration::from_nanos(at.saturating_sub(now_ns))
+                Duration::from_nanos(at.saturating_sub(now_ns)).min(LONGEST_SLEEP)
             });
+            let asleep = monotonic_ns();
             tokio::select! {
                 () = stop.cancelled() => break,
                 // When nobody can ask any more, sampling goes on until it is stopped.
-                Some(order) = inbox.recv() => self.obey(order),
+                Some(order) = inbox.recv() => {
+                    vitals::SAMPLER_ORDERS.received(&inbox);
+                    self.obey(order);
+                }
                 // An uplink came or went; a spool that has ended changes nothing.
                 Ok(()) = self.horizon.changed() => {}
-                () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {}
+                () = tokio::time::sleep(sleep) => {
+                    vitals::LAG.took(vitals::since(asleep).saturating_sub(sleep));
+                }
             }
         }
         self.seal().await;

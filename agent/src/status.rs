@@ -267,6 +267,14 @@ pub struct UplinkStatus {
     pub condemned_frames: u64,
     /// Sends tried again.
     pub retries: u64,
+    /// Frames handed over, whatever became of them.
+    pub attempts: u64,
+    /// What kept data here, by kind: `link` (no connection, or it broke), `retry`
+    /// (not now), `hold` (we are refused), `refuse` (a signal is), `aside` (a
+    /// topic is), `condemn` (a frame is, for good).
+    pub failures: BTreeMap<String, u64>,
+    /// From handing a frame over to hearing that it was delivered, the last time.
+    pub round_trip_s: Option<f64>,
     /// Frames waiting for it.
     pub pending_frames: u64,
     /// Items waiting for it.

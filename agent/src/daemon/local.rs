@@ -15,6 +15,7 @@ use crate::door::local::LocalRoutes;
 use crate::door::port::PortRoutes;
 use crate::door::receiver::{Receiver, Running};
 use crate::door::{Door, Limits, bind_port, serve};
+use crate::vitals;
 
 /// Between two attempts at a port that another program has.
 const PORT_RETRY: Duration = Duration::from_secs(30);
@@ -37,15 +38,10 @@ impl LocalDoor {
                 receiver: receiver.clone(),
                 remote: config.receiver.allow_remote,
             });
-            doors.push(tokio::spawn(port(at, routes, stop.clone())));
+            doors.push(vitals::DOOR.spawn(port(at, routes, stop.clone())));
         }
         let routes = Arc::new(routes);
-        doors.push(tokio::spawn(serve(
-            door,
-            routes,
-            Limits::LOCAL,
-            stop.clone(),
-        )));
+        doors.push(vitals::DOOR.spawn(serve(door, routes, Limits::LOCAL, stop.clone())));
         Self {
             doors,
             stop,

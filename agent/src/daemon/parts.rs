@@ -24,6 +24,7 @@ use crate::status::CommandsStatus;
 use crate::trace::{Drops, Telemetry, Tracer, Unsealed};
 use crate::uplink::mqtt::Inbound;
 use crate::uplink::{Roster, Stop, Uplink, World, mqtt, otlp_http};
+use crate::vitals;
 use crate::work::command::{self, Commands};
 use crate::work::{Setup, Work, agenda};
 
@@ -136,7 +137,7 @@ impl Parts {
             uplinks,
             pipeline,
             pipeline_stop,
-            agenda: tokio::spawn(agenda::run(work.clone())),
+            agenda: vitals::JOBS.spawn(agenda::run(work.clone())),
             work,
             spool_watch,
             event_log,

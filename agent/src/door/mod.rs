@@ -33,6 +33,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{self, Status};
+use crate::vitals;
 
 pub mod body;
 mod event;
@@ -144,7 +145,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// within [`Limits::drain`], and takes the socket file with it.
 pub fn spawn(door: Door, source: Arc<dyn Snapshot>, stop: CancellationToken) -> JoinHandle<()> {
     let routes = Arc::new(ReadOnly { source });
-    tokio::spawn(serve(door, routes, Limits::default(), stop))
+    vitals::DOOR.spawn(serve(door, routes, Limits::default(), stop))
 }
 
 /// Answers on `door` until `stop`, then drains.
@@ -167,11 +168,11 @@ pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: Ca
                 let (routes, stop) = (Arc::clone(&routes), stop.clone());
                 let crowd = Arc::clone(&crowded);
                 routes.connected(true);
-                connections.spawn(async move {
+                connections.spawn(vitals::DOOR.watch(async move {
                     converse(stream, &routes, limits, stop, &crowd).await;
                     routes.connected(false);
                     drop(permit);
-                });
+                }));
                 // The next one would wait: those who only keep theirs make room.
                 if limits.keep_alive && permits.available_permits() == 0 {
                     crowded.notify_waiters();

@@ -58,6 +58,7 @@ use crate::clock::Clock;
 use crate::config::{SpoolLimits, UplinkName};
 use crate::frame::{Batch, Frame, FrameId, Signal, Signals};
 use crate::status::SpoolStatus;
+use crate::vitals;
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
@@ -349,6 +350,7 @@ impl Spool {
     }
 
     fn order(&self, command: Command) -> Result<(), Ended> {
+        vitals::SPOOL_ORDERS.put();
         self.ends.commands.send(command).map_err(|_| Ended)
     }
 }

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Durability, SpoolLimits, UplinkName};
 use crate::frame::{Batch, Class, Frame, FrameId, Signals};
 use crate::status::SpoolStatus;
+use crate::vitals;
 
 /// Stores under way at a time.
 pub(super) const STORES: usize = 64;
@@ -209,6 +210,7 @@ impl Owner {
     }
 
     fn obey(&mut self, command: Command) -> Option<oneshot::Sender<Stopped>> {
+        vitals::SPOOL_ORDERS.taken();
         match command {
             Command::Store(batch, answer, permit) => {
                 let now = self.now();

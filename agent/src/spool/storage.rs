@@ -3,6 +3,7 @@
 //! Paths are relative to the spool's folder; the empty path is the folder.
 //! Every error names what was tried and on what, and keeps its kind.
 
+use crate::vitals;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -279,7 +280,9 @@ impl Storage for RealFiles {
     }
 
     fn sync(&mut self, (path, file): &mut Self::File) -> io::Result<()> {
-        file.sync_data().map_err(|error| told(error, "sync", path))
+        vitals::SYNC
+            .time(|| file.sync_data())
+            .map_err(|error| told(error, "sync", path))
     }
 
     fn measure(&mut self, (path, file): &mut Self::File) -> io::Result<(u64, u64)> {

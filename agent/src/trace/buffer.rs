@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::drops::{Drops, What, Why};
 use crate::frame::Stamp;
+use crate::vitals;
 
 /// Items that one buffer holds: spans of a gateway's half minute at one tick a
 /// second, several times over, in well under 500 KB.
@@ -68,6 +69,7 @@ impl<T> Buffer<T> {
             return self.drops.add(self.what, Why::BufferFull, 1);
         }
         state.items.push(item);
+        vitals::OWN_RECORDS.is_at(state.items.len());
         state.worthy += usize::from(worthy);
         if state.worthy > 0 && state.items.len() == HALF {
             self.half_full.notify_one();
@@ -83,6 +85,7 @@ impl<T> Buffer<T> {
     pub(crate) fn take(&self) -> Vec<Item<T>> {
         let mut state = self.lock();
         state.worthy = 0;
+        vitals::OWN_RECORDS.is_at(0);
         std::mem::take(&mut state.items)
     }
 

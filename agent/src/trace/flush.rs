@@ -22,6 +22,7 @@ use super::processor::{OwnFlush, ScopedRecord};
 use super::{DURABLE, Tracer, routine};
 use crate::frame::{Batch, Class, FrameId};
 use crate::spool::{Refused, Spool};
+use crate::vitals;
 
 /// How long the spool may take for one batch. Generous: it waits for its
 /// owner's queue, which waits for flash; the buffers are bounded meanwhile.
@@ -66,6 +67,7 @@ impl<S: Sink> Flusher<S> {
             tokio::select! {
                 _ = &mut stop => break,
                 Some(first) = self.keep.recv() => {
+                    vitals::KEEPING.received(&self.keep);
                     self.keep(first).await;
                     continue;
                 }

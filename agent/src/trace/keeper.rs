@@ -2,6 +2,7 @@
 //! the spool now, as `critical`: before a message that carries the context of
 //! one leaves, they are on flash (the spool sees to that).
 
+use crate::vitals;
 use std::time::Duration;
 
 use opentelemetry_sdk::trace::SpanData;
@@ -35,6 +36,7 @@ impl Keeper {
         let keep = async {
             // At a stop everything is sent anyway.
             if self.0.send(done).await.is_ok() {
+                vitals::KEEPING.sent(&self.0);
                 let _ = kept.await;
             }
         };

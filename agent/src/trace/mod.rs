@@ -35,6 +35,7 @@ use crate::frame::TraceContext;
 use crate::identity::Identity;
 use crate::journal;
 use crate::spool::Spool;
+use crate::vitals;
 
 pub(crate) mod buffer;
 mod console;
@@ -269,7 +270,7 @@ impl Telemetry {
             drops,
             keeper,
             stop,
-            task: tokio::spawn(flusher.run(flush_every, stopped)),
+            task: vitals::SPANS.spawn(flusher.run(flush_every, stopped)),
         }
     }
 }

@@ -248,6 +248,20 @@ enum Shown {
     Held { since: u64, reason: String },
 }
 
+/// What keeps data here, as the status counts it.
+const FAILURES: [&str; 6] = ["link", "retry", "hold", "refuse", "aside", "condemn"];
+
+/// An index into [`FAILURES`].
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Link,
+    Retry,
+    Hold,
+    Refuse,
+    Aside,
+    Condemn,
+}
+
 #[derive(Debug, Default)]
 struct Figures {
     state_since: u64,
@@ -258,6 +272,9 @@ struct Figures {
     rejected_items: u64,
     condemned_frames: u64,
     retries: u64,
+    attempts: u64,
+    failures: [u64; FAILURES.len()],
+    round_trip: Option<Duration>,
     last_error: Option<(u64, String)>,
     up: bool,
     switch: Switch,
@@ -383,6 +400,7 @@ impl Delivery {
     /// A frame of this many body bytes was taken from the lane and is on its way.
     pub fn took(&mut self, now: u64, lane: Lane, signal: Signal, bytes: usize) {
         self.seen = self.seen.with(signal);
+        self.figures.attempts += 1;
         if let Some(hold) = self.hold_mut(signal) {
             hold.probing = true;
         }
@@ -399,6 +417,17 @@ impl Delivery {
             *probing = true;
         }
         self.note_state(now);
+    }
+
+    /// From handing a frame over to hearing that it was delivered.
+    pub fn round_trip(&mut self, took: Duration) {
+        self.figures.round_trip = Some(took);
+    }
+
+    fn count(&mut self, failure: Failure) {
+        if let Some(count) = self.figures.failures.get_mut(failure as usize) {
+            *count += 1;
+        }
     }
 
     /// Nothing could be taken from the lane, whatever the figures say: a disk may
@@ -479,6 +508,7 @@ impl Delivery {
         {
             self.failures = 0;
         }
+        self.count(Failure::Link);
         self.link = Link::Away;
         self.back_off(now, why, after)
     }
@@ -487,6 +517,7 @@ impl Delivery {
     /// eyes. Frames in flight were returned. `linked`: the connection lives on.
     pub fn held(&mut self, now: u64, reason: &str, linked: bool) -> Option<Change> {
         let by_data = self.link != Link::Away;
+        self.count(Failure::Hold);
         if !linked {
             self.link = Link::Away;
         }
@@ -563,6 +594,7 @@ impl Delivery {
             Verdict::Retry { after, why } => {
                 self.figures.retries += 1;
                 if linked {
+                    self.count(Failure::Retry);
                     self.back_off(now, why, *after)
                 } else {
                     self.failed(now, why, *after)
@@ -570,6 +602,7 @@ impl Delivery {
             }
             Verdict::Aside { why } => {
                 self.figures.retries += 1;
+                self.count(Failure::Aside);
                 self.note_error(now, why);
                 if !linked {
                     self.part(now);
@@ -584,6 +617,7 @@ impl Delivery {
             }
             Verdict::Condemn { reason } => {
                 self.figures.condemned_frames += 1;
+                self.count(Failure::Condemn);
                 self.note_error(now, reason);
                 let row = self.condemned_mut(signal).map_or(0, |row| {
                     *row = row.saturating_add(1);
@@ -608,6 +642,7 @@ impl Delivery {
             }
             Verdict::Refuse { reason } => {
                 self.figures.retries += 1;
+                self.count(Failure::Refuse);
                 self.refused(now, signal, reason, linked)
             }
         }
@@ -735,6 +770,13 @@ impl Delivery {
         status.rejected_items = figures.rejected_items;
         status.condemned_frames = figures.condemned_frames;
         status.retries = figures.retries;
+        status.attempts = figures.attempts;
+        let failures = FAILURES.iter().zip(figures.failures);
+        let failures = failures.filter(|(_, count)| *count > 0);
+        status.failures = failures
+            .map(|(it, count)| ((*it).to_owned(), count))
+            .collect();
+        status.round_trip_s = figures.round_trip.map(|took| took.as_secs_f64());
         status.pending_frames = pending.live.saturating_add(pending.backlog);
         status.pending_items = pending.items;
         status.pending_bytes = pending.bytes;

@@ -36,6 +36,7 @@ use crate::config::OtlpUplink;
 use crate::event::Events;
 use crate::frame::{Codec, Frame, Signal};
 use crate::trace::Tracer;
+use crate::vitals;
 
 /// The longest answer that is read at all (OTLP/HTTP lets a client stop at 4 MiB).
 const MAX_ANSWER: usize = 4 << 20;
@@ -200,7 +201,7 @@ impl Client {
         let (sender, connection) = handshake.map_err(|error| self.judge(&Broken::Http(error)))?;
         self.connection = Some(Connection {
             sender,
-            driver: tokio::spawn(connection),
+            driver: vitals::OTLP.spawn(connection),
             used: false,
         });
         Ok(())

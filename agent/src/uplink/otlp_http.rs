@@ -14,11 +14,13 @@ use super::delivery::{Change, Delivery, Step, Verdict};
 use super::dial::{Dialer, Wire};
 use super::otlp_client::Client;
 use super::{Uplink, World};
+use crate::clock::monotonic_ns;
 use crate::config::{OtlpUplink, UplinkName};
 use crate::frame::Frame;
 use crate::spool::{Lane, Outcome, Pending};
 use crate::status::UplinkStatus;
 use crate::trace;
+use crate::vitals;
 
 const NAME: UplinkName = UplinkName::Otlp;
 
@@ -35,7 +37,7 @@ pub fn spawn(config: OtlpUplink, world: World) -> Uplink {
     let shell = Shell::new(config, world, sender);
     Uplink {
         status,
-        task: tokio::spawn(shell.run()),
+        task: vitals::OTLP.spawn(shell.run()),
     }
 }
 
@@ -168,6 +170,7 @@ impl Shell {
         let bytes = frame.batch.body.len();
         let signal = frame.batch.signal;
         self.delivery.took(self.now(), lane, signal, bytes);
+        let began = monotonic_ns();
         let stop = self.world.stop.now.clone();
         let verdict = tokio::select! {
             verdict = self.client.send(&frame) => verdict,
@@ -196,6 +199,9 @@ impl Shell {
             | Verdict::Split => Outcome::Returned,
         };
         self.world.spool.settle(NAME, frame.id, outcome);
+        if matches!(verdict, Verdict::Delivered { .. }) {
+            self.delivery.round_trip(vitals::since(began));
+        }
         let connected = self.client.is_connected();
         let items = frame.batch.items;
         let now = self.now();

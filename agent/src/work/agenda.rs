@@ -2,6 +2,7 @@
 //!
 //! [`schedule`]: super::schedule
 
+use crate::vitals;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -49,7 +50,7 @@ fn start(work: &Work, job: String) {
     };
     match work.admit(order) {
         Ok(admitted) => {
-            tokio::spawn(admitted.run());
+            vitals::JOBS.spawn(admitted.run());
         }
         // Counted by the desk; that it runs longer than its interval is not news each time.
         Err(Refusal::Busy | Refusal::Stopping) => {}

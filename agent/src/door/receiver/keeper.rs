@@ -13,6 +13,7 @@ use super::pack::{Gateway, Pile, Sealed, Taken};
 use crate::clock::Clock;
 use crate::frame::{Batch, Signal, Stamp};
 use crate::spool::{Refused, Spool};
+use crate::vitals;
 
 /// The longest sleep: timers may not count a suspend.
 const NAP: Duration = Duration::from_secs(10);
@@ -85,7 +86,10 @@ impl<S: Sink> Keeper<S> {
                 biased;
                 () = stop.cancelled() => break,
                 job = jobs.recv() => match job {
-                    Some(job) => self.work(job).await,
+                    Some(job) => {
+                        vitals::RECEIVED.received(&jobs);
+                        self.work(job).await;
+                    }
                     None => break,
                 },
                 () = tokio::time::sleep(wait) => {}

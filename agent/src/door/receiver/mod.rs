@@ -42,6 +42,7 @@ use crate::identity::Identity;
 use crate::otlp::schema;
 use crate::spool::Spool;
 use crate::status::ReceiverStatus;
+use crate::vitals;
 
 mod answer;
 #[cfg(test)]
@@ -117,7 +118,7 @@ fn start_with<S: keeper::Sink>(
     let gateway = Gateway::new(&identity.attributes);
     let keeper = Keeper::new(sink, clock.clone(), gateway, lengths);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(keeper.run(inbox, stop.clone()));
+    let task = vitals::RECEIVER.spawn(keeper.run(inbox, stop.clone()));
     let room = limits.max_request.saturating_mul(ROOM);
     let inner = Inner {
         gate: Mutex::new(Gate::new(limits.request_rate, limits.byte_rate)),
@@ -249,6 +250,7 @@ impl Receiver {
             done,
         };
         let sent = inner.jobs.send(job).await;
+        vitals::RECEIVED.sent(&inner.jobs);
         sent.map_err(|_| Refusal::Stopping)?;
         let done = answered.await.map_err(|_| Refusal::Stopping)?;
         if done.refused > 0 && done.refused + done.too_large == done.items {

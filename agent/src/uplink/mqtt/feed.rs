@@ -15,6 +15,7 @@ use super::piece::{Outgoing, Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::Verdict;
 use crate::clock::Clock;
+use crate::clock::monotonic_ns;
 use crate::config::UplinkName;
 use crate::frame::{Frame, FrameId, Signal, Signals, Stamp};
 use crate::outbox::envelope::Envelope;
@@ -25,6 +26,7 @@ use crate::trace;
 use crate::uplink::attempts::Attempts;
 use crate::uplink::delivery::{self, Change, Delivery, Step};
 use crate::uplink::dial::Wire;
+use crate::vitals;
 
 /// The spool said that something waits and then had nothing: no asking again
 /// before news or this.
@@ -107,6 +109,8 @@ struct Flight {
     signal: Signal,
     items: u32,
     bytes: usize,
+    /// When it was taken, by the clock that own waits are measured with.
+    began_ns: u64,
     /// Pieces without a verdict.
     open: u32,
     /// Why a piece of it was given up.
@@ -239,6 +243,7 @@ impl<S: Store> Feed<S> {
         };
         if matches!(outcome, Outcome::Delivered) {
             self.gave_up = false;
+            self.delivery.round_trip(vitals::since(flight.began_ns));
         }
         if self.suspect.is_some_and(|(suspect, _)| suspect.frame == id) {
             self.suspect = None;
@@ -520,6 +525,7 @@ impl<S: Store> Frames for Feed<S> {
             signal: frame.batch.signal,
             items: frame.batch.items,
             bytes,
+            began_ns: monotonic_ns(),
             open: 1,
             lost: None,
         });

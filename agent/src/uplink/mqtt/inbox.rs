@@ -10,6 +10,7 @@
 //! An acknowledgement belongs to the connection that the message came by. What
 //! is not acknowledged when that ends, the broker sends again on the next.
 
+use crate::vitals;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -60,6 +61,7 @@ impl Receipt {
         if let Some(to) = self.to {
             // It holds as many as the broker may have unacknowledged.
             let _ = to.try_send(self.pkid);
+            vitals::RECEIPTS.sent(&to);
         }
     }
 }
@@ -176,6 +178,7 @@ impl Inbox {
                 let message = *message;
                 // Fails if whoever took them has ended: the broker keeps it for the next start.
                 let _ = inbound.to.try_send(Arrived { message, receipt });
+                vitals::COMMANDS_IN.sent(&inbound.to);
                 false
             }
         };
@@ -188,7 +191,10 @@ impl Inbox {
     /// The next message that is safe.
     pub(super) async fn acknowledged(&mut self) -> u16 {
         match self.acks.recv().await {
-            Some(pkid) => pkid,
+            Some(pkid) => {
+                vitals::RECEIPTS.received(&self.acks);
+                pkid
+            }
             // `self` holds a sender.
             None => std::future::pending().await,
         }

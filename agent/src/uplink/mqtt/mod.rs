@@ -48,6 +48,7 @@ use crate::event::Events;
 use crate::frame::Stamp;
 use crate::status::UplinkStatus;
 use crate::trace::Tracer;
+use crate::vitals;
 
 mod feed;
 #[cfg(test)]
@@ -189,7 +190,7 @@ fn spawn_on<S: Store>(
         one_by_one: false,
         inbox: Inbox::new(commands),
     };
-    let task = tokio::spawn(uplink.run(feed));
+    let task = vitals::MQTT.spawn(uplink.run(feed));
     Uplink { status, task }
 }
 

@@ -10,6 +10,7 @@ use super::answer::CONTENT_TYPE;
 use crate::message::{Message, Qos};
 use crate::outbox::{Origin, Outbox};
 use crate::trace::propagation::Carried;
+use crate::vitals;
 
 /// Answers that wait for the outbox; whoever makes more waits too.
 pub(super) const QUEUE: usize = 64;
@@ -52,6 +53,7 @@ pub(super) async fn run(
     posted: mpsc::UnboundedSender<Posted>,
 ) {
     while let Some(letter) = letters.recv().await {
+        vitals::ANSWERS.received(&letters);
         let message = Message {
             topic: letter.topic,
             payload: letter.answer,

@@ -27,6 +27,7 @@ use crate::status::CommandsStatus;
 use crate::trace::propagation::Carried;
 use crate::trace::{Tracer, ids};
 use crate::uplink::mqtt::{Arrived, Receipt, Subscribed};
+use crate::vitals;
 use crate::work::journal::{self, Journal, Key, Record, Recovered, State};
 use crate::work::{Ended, Order, Origin, Outcome, Refusal};
 
@@ -74,13 +75,13 @@ pub(crate) struct Setup<J, P, S> {
 pub(crate) fn spawn<J: Jobs, P: Post, S: Storage + 'static>(
     setup: Setup<J, P, S>,
 ) -> JoinHandle<()> {
-    tokio::spawn(run(setup))
+    vitals::COMMANDS.spawn(run(setup))
 }
 
 async fn run<J: Jobs, P: Post, S: Storage + 'static>(setup: Setup<J, P, S>) {
     let (letters, to_post) = mpsc::channel(poster::QUEUE);
     let (report, posted) = mpsc::unbounded_channel();
-    let mut poster = tokio::spawn(poster::run(setup.outbox, to_post, report));
+    let mut poster = vitals::COMMANDS.spawn(poster::run(setup.outbox, to_post, report));
     let (disk, found) = open(setup.storage).await;
     let (places, limits) = setup.rules.borrow().clone();
     let mut shell = Shell {
@@ -206,6 +207,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
                     continue;
                 }
                 Some(one) = arrived.recv(), if !stopping => {
+                    vitals::COMMANDS_IN.received(&arrived);
                     self.weigh(one, &mut round).await;
                     for _ in 1..ROUND {
                         let Ok(one) = arrived.try_recv() else { break };
@@ -707,6 +709,7 @@ impl<J: Jobs, S: Storage + 'static> Shell<J, S> {
         };
         // The poster lives as long as we do.
         let _ = self.letters.send(letter).await;
+        vitals::ANSWERS.sent(&self.letters);
     }
 
     fn noted(&mut self, (ends, result): Posted) {
