@@ -26,6 +26,7 @@ use crate::event::{self, Events};
 use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 use crate::gauge::agent::{Agent, Figures};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
+use crate::gauge::runtime::Runtime;
 use crate::gauge::{Family, Missing, Readings, Registry};
 use crate::identity::Identity;
 use crate::otlp::Encoder;
@@ -132,12 +133,14 @@ pub fn spawn(
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
     let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
+    let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
     let agent = Agent::new(deps.spool_status, deps.uplinks)
         .with_work(deps.work)
         .with_events(deps.events.tally());
     let parts = Parts {
         reader,
         agent,
+        runtime,
         horizon: deps.horizon,
         clock: deps.clock,
         tracer: deps.tracer,
@@ -150,6 +153,7 @@ pub fn spawn(
 struct Parts {
     reader: Reader,
     agent: Agent,
+    runtime: Runtime,
     horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     tracer: Tracer,
@@ -174,6 +178,7 @@ fn start<S: Store + Sync>(
         recorder: Recorder::new(registry.clone(), config.batch.length, now),
         encoder: Encoder::new(&identity.attributes, env!("CARGO_PKG_VERSION")),
         agent: parts.agent,
+        runtime: parts.runtime,
         reader: parts.reader,
         outstanding: None,
         spare: None,
@@ -214,6 +219,7 @@ struct Shell<S> {
     recorder: Recorder,
     encoder: Encoder,
     agent: Agent,
+    runtime: Runtime,
     reader: Reader,
     /// A request that was not answered in time.
     outstanding: Option<oneshot::Receiver<Answer>>,
@@ -311,6 +317,9 @@ impl<S: Store + Sync> Shell<S> {
             .filter(|family| *family != Family::Agent)
             .collect();
         let mut readings = self.read(host, now, &mut span).await;
+        if families.contains(Family::Runtime) {
+            self.runtime.read(now, &mut readings);
+        }
         self.figures.ticks += 1;
         self.figures.overruns = self.sampler.overruns();
         // Also when the agent family itself is not due: the tick number must have no hole.
@@ -393,6 +402,7 @@ impl<S: Store + Sync> Shell<S> {
 
     fn note(&mut self, report: &Report, now: Stamp, span: &mut opentelemetry_sdk::trace::Span) {
         self.count(report.family, report.errors);
+        self.runtime.note(report.family, report.took);
         match report.failed {
             None | Some(Missing::Unsupported) => {}
             Some(missing) => {
@@ -730,6 +740,7 @@ pub(crate) mod tests {
         let stop = CancellationToken::new();
         let parts = Parts {
             reader,
+            runtime: Runtime::new(spool.clone(), Roster::default()),
             agent: Agent::new(spool, Roster::default()),
             horizon,
             clock: Clock::new(ClockTrust::Always),

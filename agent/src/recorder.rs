@@ -402,7 +402,10 @@ impl Recorder {
             .rev()
             .find(|(from, _)| *from <= at)
             .map(|(_, since)| *since);
-        let own = matches!(gauge.family, Family::Process | Family::Agent);
+        let own = matches!(
+            gauge.family,
+            Family::Process | Family::Agent | Family::Runtime
+        );
         let first = if own { self.process_start.boot_ns } else { 0 };
         // A sum that began before the clock was ever set cannot say when: 1970 is no earlier than that.
         self.unix_of(fall.or(column.since).unwrap_or(first))

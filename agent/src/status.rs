@@ -170,6 +170,8 @@ pub struct SpoolStatus {
     pub lost: Vec<LostStatus>,
     /// Bytes written to files since the start.
     pub written_bytes: u64,
+    /// Segment files.
+    pub segments: u64,
     /// fdatasync calls since the start.
     pub syncs: u64,
     /// The boot time that `oldest_age_s` was true at; 0: unknown.

@@ -39,7 +39,7 @@ pub struct Level {
     high: AtomicU64,
 }
 
-/// Waits for the SIGs, owns the rest.
+/// Waits for signals, reloads, ends the rest.
 pub static MAIN: Meter = Meter::new("main");
 /// Samples, records, seals.
 pub static SAMPLER: Meter = Meter::new("sampler");
@@ -85,8 +85,11 @@ pub static KEEPING: Level = Level::new("keeper");
 /// Commands whose receipt is to be told to the broker.
 pub static RECEIPTS: Level = Level::new("receipts");
 
+/// Tasks that others woke and that wait for their turn, as tokio tells at a tick.
+pub static READY: Level = Level::new("tokio");
+
 /// The queues that are measured.
-pub static QUEUES: [&Level; 8] = [
+pub static QUEUES: [&Level; 9] = [
     &SPOOL_ORDERS,
     &SAMPLER_ORDERS,
     &RECEIVED,
@@ -95,6 +98,7 @@ pub static QUEUES: [&Level; 8] = [
     &OWN_RECORDS,
     &KEEPING,
     &RECEIPTS,
+    &READY,
 ];
 
 impl Meter {

@@ -87,8 +87,16 @@ pub(super) fn defaults(env: &Env, settings: &mut Settings, problems: &mut Proble
     for family in Family::ALL {
         let interval = settings.get("gauges.interval").cloned();
         let path = format!("gauges.{}.interval", family.as_str());
-        if let Some(interval) = interval {
-            settings.fill(&path, interval, Origin::Found("gauges.interval"));
+        let slow = family.rhythm();
+        match (interval, slow) {
+            (Some(Value::Duration(every)), Some(slow)) if every < slow => {
+                let slow = Value::Duration(slow);
+                settings.fill(&path, slow, Origin::Found("this family's own default"));
+            }
+            (Some(interval), _) => {
+                settings.fill(&path, interval, Origin::Found("gauges.interval"));
+            }
+            (None, _) => {}
         }
     }
     if let Some(Value::Url(endpoint)) = otlp {

@@ -107,7 +107,7 @@ pub static SECTIONS: &[Section] = &[
     },
     Section {
         path: "gauges.*",
-        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program) or agent (its own workings).",
+        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program), agent (its own workings) or runtime (the same in detail, for debugging).",
     },
     Section {
         path: "batch",
@@ -261,7 +261,7 @@ pub static KEYS: &[Key] = &[
     without(
         "gauges.*.interval",
         Kind::Duration(100, DAY),
-        "gauges.interval",
+        "gauges.interval; runtime at least 60s",
         "\"60s\"",
         "How often this family is read.",
     ),

@@ -312,7 +312,7 @@ impl Agent {
 
 /// The series of a pair of words, made at its first use. The words are few by
 /// their owners' bounds.
-fn pair(
+pub(super) fn pair(
     known: &mut Vec<(String, String, Option<SeriesId>)>,
     one: &str,
     two: &str,
@@ -373,7 +373,7 @@ mod tests {
         let figures = Figures {
             ticks: 7,
             points: 100,
-            errors: [0, 0, 3, 0, 0, 0, 0, 0, 0],
+            errors: std::array::from_fn(|at| if at == 2 { 3 } else { 0 }),
             ..Figures::default()
         };
         let points = agent.read(&figures, &mut out);

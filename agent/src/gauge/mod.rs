@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::frame::Stamp;
 
@@ -28,6 +29,7 @@ pub mod network;
 pub mod process;
 pub mod reader;
 pub mod readings;
+pub mod runtime;
 pub mod table;
 pub mod temperature;
 
@@ -54,6 +56,8 @@ pub enum Family {
     Process,
     /// This agent's own workings: ticks, queues, spool, uplinks.
     Agent,
+    /// The same in detail: event loop, tasks, syncs, round trips.
+    Runtime,
 }
 
 /// What a gauge is, apart from which series of it.
@@ -145,8 +149,9 @@ pub trait Source: Send {
 }
 
 /// Everything that is read on the gauge-reader thread, below `root` (`/` but
-/// in tests). [`Family::Agent`] is not among them: it never blocks, so the
-/// pipeline reads it itself and its tick number does not depend on a disk.
+/// in tests). [`Family::Agent`] and most of [`Family::Runtime`] are not among
+/// them: they never block, so the pipeline reads them itself, and the tick
+/// number does not depend on a disk.
 pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
     vec![
         Box::new(cpu::Cpu::new(root)),
@@ -157,12 +162,13 @@ pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
         Box::new(network::Network::new(root)),
         Box::new(temperature::Temperature::new(root)),
         Box::new(process::Process::new(root)),
+        Box::new(runtime::Own::new(root)),
     ]
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 9] = [
+    pub const ALL: [Family; 10] = [
         Family::Cpu,
         Family::Load,
         Family::Memory,
@@ -172,6 +178,7 @@ impl Family {
         Family::Temperature,
         Family::Process,
         Family::Agent,
+        Family::Runtime,
     ];
 
     /// As in `[gauges.NAME]`.
@@ -186,6 +193,17 @@ impl Family {
             Family::Temperature => "temperature",
             Family::Process => "process",
             Family::Agent => "agent",
+            Family::Runtime => "runtime",
+        }
+    }
+}
+
+impl Family {
+    /// The shortest interval that it has by default, whatever `gauges.interval` says.
+    pub fn rhythm(self) -> Option<Duration> {
+        match self {
+            Family::Runtime => Some(Duration::from_secs(60)),
+            _ => None,
         }
     }
 }

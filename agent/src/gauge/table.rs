@@ -82,6 +82,31 @@ gauges! {
     UPLINK_TRANSITIONS: Agent Counter "sonde.uplink.transitions" ["{transition}"] ("sonde.transition", "sonde.uplink") "Changes of link and circuit: up, down, open, half_open, closed; begins with the first of its kind.";
     EVENT_COUNT: Agent Counter "sonde.event.count" ["{event}"] ("sonde.event") "Events since the start, by name; at most 32 names of local programs, the rest as other.";
     EVENT_MEASUREMENT: Agent Gauge "sonde.event.measurement" ["1"] ("sonde.event", "sonde.measurement") "What an event measured, in the event's unit; a point only at the tick after an event; at most 64.";
+    RUNTIME_TASKS: Runtime UpDownCounter "sonde.runtime.tasks" ["{task}"] () "Tasks of the agent's event loop that exist.";
+    RUNTIME_PARKS: Runtime Counter "sonde.runtime.parks" ["{park}"] () "How often the event loop had nothing to do and waited.";
+    RUNTIME_BUSY: Runtime Counter "sonde.runtime.busy" ["s"] () "Time that the event loop did not wait.";
+    RUNTIME_LAG: Runtime Gauge "sonde.runtime.lag" ["s"] () "The latest that the sampler's timer fired since the last point; up to a millisecond is the timer's own grain.";
+    TASK_BUSY: Runtime Counter "sonde.task.busy" ["s"] ("sonde.task") "Time that a task of the agent ran: all its polls.";
+    TASK_LONGEST: Runtime Gauge "sonde.task.poll.longest" ["s"] ("sonde.task") "Its longest poll since the last point: for so long all others waited.";
+    QUEUE_DEPTH: Runtime UpDownCounter "sonde.queue.depth" ["{item}"] ("sonde.queue") "Items in a queue of the agent; begins with its first.";
+    QUEUE_HIGH: Runtime Gauge "sonde.queue.high_water" ["{item}"] ("sonde.queue") "The most that it held since the start.";
+    READ_LAST: Runtime Gauge "sonde.gauge.read.duration" ["s"] ("sonde.family") "How long a family took to read, the last time.";
+    READ_LONGEST: Runtime Gauge "sonde.gauge.read.longest" ["s"] ("sonde.family") "The longest since the last point.";
+    SPOOL_AGE: Runtime Gauge "sonde.spool.oldest.age" ["s"] () "Age of the oldest reading that waits; 0: nothing does.";
+    SPOOL_SEGMENTS: Runtime UpDownCounter "sonde.spool.segments" ["{segment}"] () "Segment files of the spool.";
+    SPOOL_SYNCS: Runtime Counter "sonde.spool.syncs" ["{sync}"] () "Times that the spool made the disk write.";
+    SPOOL_SYNC_LAST: Runtime Gauge "sonde.spool.sync.duration" ["s"] () "How long the last sync of a file took.";
+    SPOOL_SYNC_LONGEST: Runtime Gauge "sonde.spool.sync.longest" ["s"] () "The longest since the last point.";
+    SPOOL_BUDGET_LEFT: Runtime Gauge "sonde.spool.write_budget.left" ["By"] () "What is left of the day's spool.write_budget; no point without one.";
+    SPOOL_FLASH: Runtime Counter "sonde.spool.flash.written" ["By"] () "What the spool's writes cost the device, its journal included: an estimate.";
+    SPOOL_DEVICE: Runtime Counter "sonde.spool.device.written" ["By"] () "What all programs wrote to the spool's device meanwhile; no point where that is not counted.";
+    UPLINK_WAITING: Runtime UpDownCounter "sonde.uplink.pending.size" ["By"] ("sonde.uplink") "Bytes that wait for an uplink.";
+    UPLINK_ROUND_TRIP: Runtime Gauge "sonde.uplink.round_trip" ["s"] ("sonde.uplink") "From handing a frame over to hearing that it was delivered, the last time.";
+    UPLINK_ATTEMPTS: Runtime Counter "sonde.uplink.attempts" ["{frame}"] ("sonde.uplink") "Frames handed over, whatever became of them.";
+    UPLINK_FAILURES: Runtime Counter "sonde.uplink.failures" ["{failure}"] ("sonde.reason", "sonde.uplink") "What kept data here: link, retry, hold, refuse, aside, condemn; begins with the first of its kind.";
+    MEMORY_PEAK: Runtime UpDownCounter "sonde.process.memory.peak" ["By"] () "The most resident memory that the agent ever had.";
+    MEMORY_SHARE: Runtime UpDownCounter "sonde.process.memory.pss" ["By"] () "The agent's memory with shared pages by their share.";
+    FILES_LIMIT: Runtime UpDownCounter "sonde.process.file_descriptor.limit" ["{file_descriptor}"] () "Files that the agent may have open.";
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ impl<S: Storage> Core<S> {
         if let Some(log) = &mut self.log {
             out.bytes = log.usage();
             out.limit_bytes = log.limit();
+            let segments = Class::ALL.iter().map(|class| log.segments(*class).len());
+            out.segments = segments.sum::<usize>() as u64;
             out.written_bytes = log.written;
             out.syncs = log.syncs;
             out.damaged = log.damaged;
