@@ -6,6 +6,8 @@ use sonde_tests::agent::Gateway;
 use sonde_tests::broker::{Door, Subscriber};
 use sonde_tests::certs::{Certs, Pair};
 use sonde_tests::collector::Collector;
+use sonde_tests::ledger::Ledger;
+use sonde_tests::link::Link;
 use sonde_tests::world::{LATER, Mqtt, SOON, newest_tick, prefix};
 use tempfile::TempDir;
 
@@ -48,6 +50,82 @@ async fn an_expired_certificate_is_not_believed() {
 async fn another_authority_is_not_believed() {
     let (_dir, certs) = certs();
     not_believed("tls-ca", &certs, &certs.server, &certs.other_ca).await;
+}
+
+/// What the certificate's owner does when it has run out: new files, nothing else.
+#[tokio::test]
+async fn a_client_certificate_is_rotated_without_a_restart_or_a_reload() {
+    let (_dir, certs) = certs();
+    let (_other_dir, strangers) = self::certs();
+    let config = certs.server_config(&certs.server, true);
+    let collector = Collector::start_tls(config).await.unwrap();
+    let mut gateway = Gateway::new("mtls-rotated");
+    let own = Pair {
+        cert: gateway.path("client.pem"),
+        key: gateway.path("client.key"),
+    };
+    install(&strangers.client, &own);
+    gateway.otlp(&collector.url());
+    trust(&mut gateway, "otlp", &certs.ca, Some(&own));
+    let mut agent = gateway.start();
+    let status = agent
+        .wait("the refusal", SOON, |status| {
+            status.agent.ticks >= 4 && status.uplinks[0].last_error.is_some()
+        })
+        .await
+        .unwrap();
+    assert!(collector.book.is_empty());
+    install(&certs.client, &own);
+    let all = |ledger: &Ledger| newest_tick(ledger) >= status.agent.ticks;
+    let came = collector.book.wait("what waited", LATER, all).await;
+    came.unwrap_or_else(|error| panic!("{error}\n{}", agent.stderr()));
+    assert!(agent.terminate(SOON).await.unwrap().success());
+}
+
+/// A connection may stand for months: whoever reloads wants the new certificate shown now.
+#[tokio::test]
+async fn a_reload_connects_anew_only_if_a_credential_has_changed() {
+    let (_dir, certs) = certs();
+    let config = certs.server_config(&certs.server, true);
+    let collector = Collector::start_tls(config).await.unwrap();
+    let mut gateway = Gateway::new("mtls-reload");
+    let own = Pair {
+        cert: gateway.path("client.pem"),
+        key: gateway.path("client.key"),
+    };
+    install(&certs.client, &own);
+    let link = Link::to(collector.address()).await.unwrap();
+    gateway.otlp(&format!("https://{}", link.address()));
+    trust(&mut gateway, "otlp", &certs.ca, Some(&own));
+    let mut agent = gateway.start();
+    let mut tick = 4;
+    for (reloads, connections) in [(0, 1), (1, 1), (2, 2)] {
+        if reloads == 2 {
+            // One line more is another file.
+            let mut text = std::fs::read(&own.cert).unwrap();
+            text.push(b'\n');
+            std::fs::write(&own.cert, text).unwrap();
+        }
+        if reloads > 0 {
+            agent.reload();
+        }
+        let reloaded = agent
+            .wait("the reload", SOON, |status| {
+                status.config.reloads == reloads
+            })
+            .await
+            .unwrap();
+        tick = tick.max(reloaded.agent.ticks + 2);
+        let came = collector
+            .book
+            .wait("what was sampled since", LATER, |ledger| {
+                newest_tick(ledger) >= tick
+            })
+            .await;
+        came.unwrap_or_else(|error| panic!("{error}\n{}", agent.stderr()));
+        assert_eq!(link.traffic().connections, connections, "{reloads} reloads");
+    }
+    assert!(agent.terminate(SOON).await.unwrap().success());
 }
 
 #[tokio::test]
@@ -112,6 +190,12 @@ fn trust(gateway: &mut Gateway, uplink: &str, ca: &Path, pair: Option<&Pair>) {
                 &pair.key.display().to_string(),
             );
     }
+}
+
+/// As a renewal does it: the key first.
+fn install(pair: &Pair, place: &Pair) {
+    std::fs::copy(&pair.key, &place.key).unwrap();
+    std::fs::copy(&pair.cert, &place.cert).unwrap();
 }
 
 async fn otlp_arrives(id: &str, certs: &Certs, mutual: bool, pair: Option<&Pair>) {

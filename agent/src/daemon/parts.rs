@@ -4,7 +4,7 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -56,7 +56,12 @@ fn inbound(config: &Config, commands: Option<&Commands>) -> Option<Inbound> {
 struct Uplinks {
     running: Vec<(UplinkName, Uplink)>,
     stop: Stop,
+    /// The credential files as they were at the start.
+    credentials: Vec<FileStamp>,
 }
+
+/// When a file was changed, and its length.
+type FileStamp = Option<(SystemTime, u64)>;
 
 impl Parts {
     pub(super) fn start(
@@ -210,7 +215,11 @@ impl Parts {
         }
         let session =
             |config: &Config| command::are_on(config).then_some(config.commands.session_expiry);
-        let restart = old.otlp != new.otlp || old.mqtt != new.mqtt || session(old) != session(new);
+        // A rotated secret is read at the next connection in any case; whoever reloads wants it now.
+        let restart = old.otlp != new.otlp
+            || old.mqtt != new.mqtt
+            || session(old) != session(new)
+            || self.uplinks.credentials != credentials(new);
         if restart {
             std::mem::take(&mut self.uplinks).replace().await;
         }
@@ -304,6 +313,8 @@ impl Uplinks {
         commands: Option<Inbound>,
     ) -> Self {
         let stop = Stop::default();
+        // Before the files are read: a change in between is seen at the next reload.
+        let credentials = credentials(config);
         let world = World {
             spool: spool.clone(),
             clock: clock.clone(),
@@ -323,7 +334,11 @@ impl Uplinks {
             running.push((UplinkName::Mqtt, uplink));
         }
         roster.set(running.iter().map(|(_, uplink)| uplink.status.clone()));
-        Self { running, stop }
+        Self {
+            running,
+            stop,
+            credentials,
+        }
     }
 
     /// Ends at once; nothing more is sent.
@@ -347,6 +362,28 @@ impl Uplinks {
         }
         hurry.abort();
     }
+}
+
+/// Of all files with secrets and certificates that the uplinks name.
+fn credentials(config: &Config) -> Vec<FileStamp> {
+    let (otlp, mqtt) = (config.otlp.as_ref(), config.mqtt.as_ref());
+    let tls = [
+        otlp.and_then(|otlp| otlp.tls.as_ref()),
+        mqtt.and_then(|mqtt| mqtt.tls.as_ref()),
+    ];
+    let tls = tls.into_iter().flatten();
+    let files = tls.flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]);
+    let secrets = [
+        otlp.and_then(|otlp| otlp.headers_file.as_ref()),
+        mqtt.and_then(|mqtt| mqtt.password_file.as_ref()),
+    ];
+    let files = files.flatten().chain(secrets.into_iter().flatten());
+    files
+        .map(|path| {
+            let about = std::fs::metadata(path).ok()?;
+            Some((about.modified().ok()?, about.len()))
+        })
+        .collect()
 }
 
 /// Where a job's programs find the OTLP receiver. One that listens on every
