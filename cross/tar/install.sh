@@ -85,9 +85,17 @@ if ! grep -q '^sonde:' /etc/passwd; then
         systemd-sysusers sonde.conf
     elif command -v useradd >/dev/null; then
         useradd --system --user-group --home-dir /var/lib/sonde --no-create-home --shell /bin/false sonde
-    else
+    elif command -v adduser >/dev/null && command -v addgroup >/dev/null; then
         grep -q '^sonde:' /etc/group || addgroup -S sonde
         adduser -S -D -H -h /var/lib/sonde -s /bin/false -G sonde sonde
+    else
+        # Nothing here makes users: the lines themselves, with a number that nobody has.
+        number=990
+        while grep -q "^[^:]*:[^:]*:$number:" /etc/passwd /etc/group; do number=$((number - 1)); done
+        grep -q '^sonde:' /etc/group || echo "sonde:x:$number:" >>/etc/group
+        group=$(sed -n 's/^sonde:[^:]*:\([0-9]*\):.*/\1/p' /etc/group)
+        echo "sonde:x:$number:$group::/var/lib/sonde:/bin/false" >>/etc/passwd
+        [ ! -e /etc/shadow ] || echo 'sonde:*:::::::' >>/etc/shadow
     fi
 fi
 chown root:sonde /etc/sonde/secrets
