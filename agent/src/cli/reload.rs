@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::{FAILED, FINE, UNREACHABLE, WRONG, complain, say, status};
 
@@ -47,7 +48,7 @@ pub fn run(socket: &Path) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let before = status::ask(socket).map(|status| status.config.reloads);
+    let before = status::ask(socket).and_then(|status| reloads(&status));
     match kill_process(agent, Signal::HUP) {
         Ok(()) => outcome(socket, before),
         Err(error) => {
@@ -60,35 +61,47 @@ pub fn run(socket: &Path) -> ExitCode {
     }
 }
 
+/// Reloads that the agent has counted.
+fn reloads(status: &Value) -> Option<u64> {
+    status.get("config")?.get("reloads")?.as_u64()
+}
+
 /// Waits until the agent has counted one reload more than `before`.
 fn outcome(socket: &Path, before: Option<u64>) -> ExitCode {
     let answered = || {
-        let config = status::ask(socket)?.config;
-        (Some(config.reloads) != before).then_some(config)
+        let answer = status::ask(socket)?;
+        (reloads(&answer)? != before.unwrap_or(u64::MAX)).then_some(answer)
     };
     let mut looks = (0..PATIENCE).map(|_| {
         status::pause(LOOK);
         answered()
     });
-    let Some(config) = looks.find_map(|found| found) else {
+    let Some(answer) = looks.find_map(|found| found) else {
         complain(
             "sonde reload: the agent was asked to reload and has not said what it made of it; \
              see `sonde status`",
         );
         return ExitCode::from(FAILED);
     };
-    if let Some(why) = config.reload_error {
+    let config = |key: &str| answer.get("config")?.get(key);
+    if let Some(why) = config("reload_error").and_then(Value::as_str) {
         complain(&format!(
             "sonde reload: refused, the old configuration stays:\n{}",
-            status::clean(&why)
+            status::clean(why)
         ));
         return ExitCode::from(WRONG);
     }
-    let later = match config.restart_needed.as_slice() {
+    let kept = config("restart_needed").and_then(Value::as_array);
+    let kept: Vec<&str> = kept
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let later = match kept.as_slice() {
         [] => String::new(),
         kept => format!(
             "; {} changed, which takes effect when sonde is started again",
-            kept.join(", ")
+            status::clean(&kept.join(", "))
         ),
     };
     say(&format!("loaded again{later}\n"));

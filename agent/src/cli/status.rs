@@ -1,8 +1,9 @@
 //! `sonde status`: is this gateway fine, and if not why.
 //!
-//! Asks the agent's door and prints. Trusts nothing that comes back: bytes and
-//! time are bounded, the schema is checked, and what could steer a terminal is
-//! replaced. Exit codes: 0 the agent answered (problems or not: read the
+//! Asks the agent's door for its page, or its JSON, and prints: the agent words
+//! its own status, so this side needs to know neither its fields nor its version.
+//! Trusts nothing that comes back: bytes and time are bounded, and what could
+//! steer a terminal is replaced. Exit codes: 0 the agent answered (problems or not: read the
 //! verdict or `problems` in the JSON), 1 it answered nonsense, 3 nobody answered.
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -10,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::client::{self, Failure, Request};
-use crate::status::{SCHEMA, Status};
+use crate::status::SCHEMA;
 
 mod render;
 pub(super) use render::clean;
@@ -57,13 +58,13 @@ pub fn run(options: Options) -> ExitCode {
     })
 }
 
-/// The agent's status, for other subcommands; `None`: it has none to give now.
-pub(super) fn ask(socket: &Path) -> Option<Status> {
+/// The agent's status as JSON, for other subcommands; `None`: it has none to give now.
+pub(super) fn ask(socket: &Path) -> Option<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .ok()?;
-    let answer = runtime.block_on(fetch(socket));
+    let answer = runtime.block_on(fetch(socket, "/status"));
     parse(&answer.ok()?).ok()
 }
 
@@ -119,9 +120,9 @@ fn print(page: &str) -> bool {
 }
 
 async fn page(options: &Options) -> Result<String, Failure> {
-    let json = fetch(&options.socket).await?;
-    let status = parse(&json)?;
     if options.json {
+        let json = fetch(&options.socket, "/status").await?;
+        parse(&json)?;
         let mut text = if io::stdout().is_terminal() {
             render::clean_json(&json)
         } else {
@@ -130,34 +131,38 @@ async fn page(options: &Options) -> Result<String, Failure> {
         text.push('\n');
         return Ok(text);
     }
-    Ok(render(&status, View::of_stdout()))
+    let view = View::of_stdout();
+    let path = format!("/page?columns={}", view.width);
+    Ok(render::shown(&fetch(&options.socket, &path).await?, view))
 }
 
-fn parse(json: &str) -> Result<Status, Failure> {
-    #[derive(Deserialize)]
-    struct Head {
-        schema: u32,
+fn parse(json: &str) -> Result<Value, Failure> {
+    let nonsense = |why: &str| Failure::Nonsense(format!("the answer is not a status: {why}"));
+    let status: Value = serde_json::from_str(json).map_err(|error| nonsense(&error.to_string()))?;
+    match status.get("schema").and_then(Value::as_u64) {
+        Some(schema) if schema == u64::from(SCHEMA) => Ok(status),
+        Some(schema) => Err(Failure::Nonsense(format!(
+            "the agent speaks status schema {schema}, this program {SCHEMA}: use the `sonde` of the same version"
+        ))),
+        None => Err(nonsense("it names no schema")),
     }
-    let nonsense = |why: String| Failure::Nonsense(format!("the answer is not a status: {why}"));
-    let head: Head = serde_json::from_str(json).map_err(|error| nonsense(error.to_string()))?;
-    if head.schema != SCHEMA {
-        return Err(Failure::Nonsense(format!(
-            "the agent speaks status schema {}, this program {SCHEMA}: use the `sonde` of the same version",
-            head.schema
-        )));
-    }
-    serde_json::from_str(json).map_err(|error| nonsense(error.to_string()))
 }
 
-async fn fetch(socket: &Path) -> Result<String, Failure> {
+async fn fetch(socket: &Path, path: &str) -> Result<String, Failure> {
     let request = Request {
         method: "GET",
-        path: "/status",
+        path,
         headers: &[],
         body: b"",
     };
     let reply = client::send(socket, &request).await?;
     let nonsense = |why: &str| Failure::Nonsense(format!("the answer is not a status: {why}"));
+    if reply.status == 404 {
+        return Err(Failure::Nonsense(
+            "the agent that runs is of another version and knows no page: restart it, or use --json"
+                .to_owned(),
+        ));
+    }
     if reply.status != 200 {
         let why = format!("HTTP {}: {}", reply.status, reply.error());
         return Err(nonsense(&why));
@@ -186,11 +191,24 @@ mod tests {
             .await
             .unwrap();
         let task = crate::door::spawn(door, std::sync::Arc::new(sample::fine), stop.clone());
-        let status = parse(&fetch(&path).await.unwrap()).unwrap();
-        assert_eq!(status.device.id, "gw-42");
+        let status = parse(&fetch(&path, "/status").await.unwrap()).unwrap();
+        assert_eq!(status["device"]["id"], "gw-42");
+        let page = fetch(&path, "/page?columns=60").await.unwrap();
+        let view = View {
+            width: 60,
+            colour: false,
+        };
+        assert_eq!(page, render(&sample::fine(), view));
+        assert_eq!(
+            fetch(&path, "/page").await.unwrap().lines().next(),
+            page.lines().next()
+        );
         stop.cancel();
         task.await.unwrap();
-        assert!(matches!(fetch(&path).await, Err(Failure::Unreachable(_))));
+        assert!(matches!(
+            fetch(&path, "/page").await,
+            Err(Failure::Unreachable(_))
+        ));
     }
 
     #[test]
@@ -199,7 +217,7 @@ mod tests {
             "",
             "[]",
             "{\"schema\":2}",
-            "{\"schema\":1}",
+            "{\"schema\":\"1\"}",
             &"[".repeat(100_000),
         ] {
             assert!(matches!(parse(json), Err(Failure::Nonsense(_))));

@@ -1,9 +1,9 @@
 //! The Unix sockets through which local programs and the CLI reach the agent.
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works as well as `sonde status`.
-//! `status.sock` only tells: `GET /status` (JSON, schema 1), `GET /metrics`
-//! (Prometheus text 0.0.4), `GET /traces`, `GET /` (this list); requests with a body are
-//! refused. `sonde.sock` takes what local programs send: [`local`].
+//! `status.sock` only tells: `GET /status` (JSON, schema 1), `GET /page` (the same in
+//! words), `GET /metrics` (Prometheus text 0.0.4), `GET /traces`, `GET /` (this list);
+//! requests with a body are refused. `sonde.sock` takes what local programs send: [`local`].
 //!
 //! Nobody can hold the agent up through them: a permit is taken before a
 //! connection is accepted, a head must arrive in time and fit, a connection has
@@ -32,6 +32,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::status::{View, render};
 use crate::status::{self, Status};
 use crate::vitals;
 
@@ -254,7 +255,7 @@ impl Routes for ReadOnly {
         Box::pin(async move {
             let known = matches!(
                 request.uri().path(),
-                "/" | "/status" | "/metrics" | "/traces"
+                "/" | "/status" | "/page" | "/metrics" | "/traces"
             );
             if !known {
                 return refusal(StatusCode::NOT_FOUND, "no such path; try / for a list");
@@ -276,7 +277,7 @@ impl Routes for ReadOnly {
             }
             if request.uri().path() == "/" {
                 return text(
-                    "GET /status   how the gateway is, JSON, schema 1\nGET /metrics  the same as Prometheus text\nGET /traces   frames of spans that are in memory, a line of JSON each\n",
+                    "GET /status   how the gateway is, JSON, schema 1\nGET /page     the same in words; ?columns=80\nGET /metrics  the same as Prometheus text\nGET /traces   frames of spans that are in memory, a line of JSON each\n",
                 );
             }
             if request.uri().path() == "/traces" {
@@ -298,12 +299,25 @@ impl Routes for ReadOnly {
             if request.uri().path() == "/metrics" {
                 return text(metrics::render(&status));
             }
+            if request.uri().path() == "/page" {
+                let view = View {
+                    width: columns(request.uri().query()),
+                    colour: false,
+                };
+                return text(render(&status, view));
+            }
             match serde_json::to_vec(&status) {
                 Ok(json) => answer(StatusCode::OK, "application/json", json),
                 Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             }
         })
     }
+}
+
+/// Of a page; what is not asked for well is 80.
+fn columns(query: Option<&str>) -> usize {
+    let asked = query.and_then(|query| query.strip_prefix("columns=")?.parse().ok());
+    asked.unwrap_or(80).clamp(20, 1000)
 }
 
 /// `{"error": …}`

@@ -14,7 +14,7 @@ use crate::status::{
 pub struct View {
     /// Columns; at least 20 are used.
     pub width: usize,
-    /// Colour the verdict.
+    /// Colour the verdict; only [`shown`] does.
     pub colour: bool,
 }
 
@@ -80,16 +80,12 @@ impl Page {
         let problems = &status.problems;
         let errors = problems.iter().filter(|p| p.severity == "error").count();
         let n = problems.len() as u64;
-        let (colour, verdict) = match (errors, n) {
-            (0, 0) => ("32", "FINE — nothing needs attention".to_owned()),
-            (0, n) => ("33", format!("FINE, BUT — {}", of(n, "warning"))),
-            (_, n) => ("31", format!("NOT FINE — {}", of(n, "problem"))),
+        let verdict = match (errors, n) {
+            (0, 0) => "FINE — nothing needs attention".to_owned(),
+            (0, n) => format!("FINE, BUT — {}", of(n, "warning")),
+            (_, n) => format!("NOT FINE — {}", of(n, "problem")),
         };
-        if self.view.colour {
-            let _ = writeln!(self.out, "\x1b[1;{colour}m{verdict}\x1b[0m");
-        } else {
-            let _ = writeln!(self.out, "{verdict}");
-        }
+        let _ = writeln!(self.out, "{verdict}");
         for problem in problems {
             let error = problem.severity == "error";
             let mark = if error { '!' } else { '-' };
@@ -538,6 +534,21 @@ pub(in crate::cli) fn clean(text: &str) -> String {
     out
 }
 
+/// A page as it came from the agent, for this terminal: cleaned, and its first
+/// line coloured where that is wanted.
+pub(super) fn shown(page: &str, view: View) -> String {
+    let safe = |c: char| if c != '\n' && steers(c) { '?' } else { c };
+    let page: String = page.chars().map(safe).collect();
+    let colour = match page.as_str() {
+        _ if !view.colour => return page,
+        fine if fine.starts_with("FINE —") => "32",
+        but if but.starts_with("FINE") => "33",
+        _ => "31",
+    };
+    let (verdict, rest) = page.split_once('\n').unwrap_or((&page, ""));
+    format!("\x1b[1;{colour}m{verdict}\x1b[0m\n{rest}")
+}
+
 /// The same JSON with such characters escaped (or, between values, blank).
 pub(super) fn clean_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
@@ -683,14 +694,15 @@ mod tests {
 
     #[test]
     fn colour_marks_only_the_verdict_and_what_is_cut_says_so() {
-        let page = render(
-            &sample::losses(),
-            View {
-                colour: true,
-                ..PLAIN
-            },
-        );
+        let view = View {
+            colour: true,
+            ..PLAIN
+        };
+        let page = shown(&render(&sample::losses(), view), view);
         assert!(page.starts_with("\x1b[1;31mNOT FINE"), "{page}");
+        let fine = shown(&render(&sample::fine(), view), view);
+        assert!(fine.starts_with("\x1b[1;32mFINE"), "{fine}");
+        assert_eq!(shown("FINE\n\x1b[2J", PLAIN), "FINE\n?[2J");
         assert_eq!(page.matches('\x1b').count(), 2);
         assert!(!clean(&"x".repeat(LONGEST)).contains('…'));
         assert!(clean(&"x".repeat(LONGEST + 7)).ends_with("(7 more characters: see --json)"));
