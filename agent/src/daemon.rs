@@ -164,6 +164,8 @@ impl Daemon {
         let routes = LocalRoutes {
             receiver,
             events: events.clone(),
+            custom: parts.custom(),
+            clock: clock.clone(),
             outbox: parts.outbox(),
         };
         let local = LocalDoor::open(local, routes, keeper, &config);

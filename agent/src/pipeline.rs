@@ -25,9 +25,11 @@ use crate::config::Config;
 use crate::event::{self, Events};
 use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 use crate::gauge::agent::{Agent, Figures};
+use crate::gauge::custom::Custom;
+use crate::gauge::custom::files::Files;
 use crate::gauge::reader::{Answer, Families, Reader, Report};
 use crate::gauge::runtime::Runtime;
-use crate::gauge::{Family, Missing, Readings, Registry};
+use crate::gauge::{Family, Missing, Readings, Registry, host_sources};
 use crate::identity::Identity;
 use crate::otlp::Encoder;
 use crate::recorder::{Recorder, Sealed};
@@ -67,6 +69,8 @@ pub struct PipelineDeps {
     pub work: Work,
     /// Told of clock steps, and read by the agent family.
     pub events: Events,
+    /// The gauges that the config describes.
+    pub custom: Custom,
     /// Ends it: the last batch is sealed and stored.
     pub stop: CancellationToken,
 }
@@ -132,7 +136,10 @@ pub fn spawn(
     identity: &Identity,
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
-    let reader = Reader::start(&config.paths.root, deps.clock.clone())?;
+    let root = &config.paths.root;
+    let mut sources = host_sources(root);
+    sources.push(Box::new(Files::new(deps.custom.clone(), root)));
+    let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
     let agent = Agent::new(deps.spool_status, deps.uplinks)
         .with_work(deps.work)
@@ -141,6 +148,7 @@ pub fn spawn(
         reader,
         agent,
         runtime,
+        custom: deps.custom,
         horizon: deps.horizon,
         clock: deps.clock,
         tracer: deps.tracer,
@@ -154,6 +162,7 @@ struct Parts {
     reader: Reader,
     agent: Agent,
     runtime: Runtime,
+    custom: Custom,
     horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     tracer: Tracer,
@@ -179,6 +188,7 @@ fn start<S: Store + Sync>(
         encoder: Encoder::new(&identity.attributes, env!("CARGO_PKG_VERSION")),
         agent: parts.agent,
         runtime: parts.runtime,
+        custom: parts.custom,
         reader: parts.reader,
         outstanding: None,
         spare: None,
@@ -220,6 +230,7 @@ struct Shell<S> {
     encoder: Encoder,
     agent: Agent,
     runtime: Runtime,
+    custom: Custom,
     reader: Reader,
     /// A request that was not answered in time.
     outstanding: Option<oneshot::Receiver<Answer>>,
@@ -285,12 +296,18 @@ impl<S: Store + Sync> Shell<S> {
         match order {
             Order::Latest(reply) => {
                 // Whoever asked may be gone.
-                let _ = reply.send(self.recorder.latest(self.clock.boot_ns()));
+                let mut latest = self.recorder.latest(self.clock.boot_ns());
+                self.custom.annotate(&mut latest);
+                let _ = reply.send(latest);
             }
             Order::Reload(config) => {
                 self.sampler
                     .reschedule(&config.gauges.families, self.clock.boot_ns());
                 self.recorder.set_length(config.batch.length);
+                let custom = &self.custom;
+                self.recorder.forget(|series| {
+                    series.gauge.family == Family::Custom && !custom.holds(series)
+                });
             }
         }
     }
@@ -319,6 +336,11 @@ impl<S: Store + Sync> Shell<S> {
         let mut readings = self.read(host, now, &mut span).await;
         if families.contains(Family::Runtime) {
             self.runtime.read(now, &mut readings);
+        }
+        if families.contains(Family::Custom) {
+            let from = readings.as_slice().len();
+            self.custom.collect(now.boot_ns, &mut readings);
+            self.count(Family::Custom, readings.errors_from(from));
         }
         self.figures.ticks += 1;
         self.figures.overruns = self.sampler.overruns();
@@ -573,6 +595,7 @@ pub(crate) mod tests {
             batch: Batching {
                 length: Duration::from_secs(30),
             },
+            custom: [].into(),
             jobs: [].into(),
             spool: SpoolLimits {
                 quota: 1 << 20,
@@ -742,6 +765,7 @@ pub(crate) mod tests {
             reader,
             runtime: Runtime::new(spool.clone(), Roster::default()),
             agent: Agent::new(spool, Roster::default()),
+            custom: Custom::default(),
             horizon,
             clock: Clock::new(ClockTrust::Always),
             tracer: tracer(),

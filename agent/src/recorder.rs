@@ -176,6 +176,16 @@ impl Recorder {
         }
     }
 
+    /// Forgets the latest values of series that are read no more, so that the
+    /// status does not show them for ever. Their points in the batch stay.
+    pub fn forget(&mut self, gone: impl Fn(&Series) -> bool) {
+        for column in self.columns.iter_mut().flatten() {
+            if gone(&column.series) {
+                column.latest = None;
+            }
+        }
+    }
+
     /// Whether the batch is due at `boot_ns`.
     pub fn is_due(&self, boot_ns: u64) -> bool {
         let full = self.ticks.len() >= MAX_TICKS
@@ -247,6 +257,8 @@ impl Recorder {
                 attributes,
                 value: value.ok().map(Value::as_f64),
                 missing: value.err().map(|missing| missing.as_str().to_owned()),
+                why: None,
+                table: None,
                 age_s: boot_ns.saturating_sub(at) as f64 / 1e9,
             })
         };
@@ -271,6 +283,11 @@ impl Column {
                 .is_some_and(|last| last.as_f64() > value.as_f64());
         if fell {
             self.falls.push((self.ticks.len(), self.last_boot_ns));
+        }
+        // Nobody says since when such a counter counts: since it is looked at.
+        let unknown = self.series.gauge.family == Family::Custom;
+        if unknown && self.last_value.is_none() {
+            self.since = Some(now.boot_ns);
         }
         let (flag, bits) = match value {
             Value::Int(value) => (0, value.cast_unsigned()),

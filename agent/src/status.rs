@@ -33,6 +33,9 @@ pub struct Status {
     pub clock: ClockStatus,
     /// Last readings.
     pub gauges: Vec<GaugeStatus>,
+    /// Numbers that local programs pushed and that were refused, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pushes_refused: BTreeMap<String, u64>,
     /// What is stored.
     pub spool: SpoolStatus,
     /// Ways out.
@@ -137,6 +140,12 @@ pub struct GaugeStatus {
     /// Or why there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
+    /// The same in words, where there is more to say; of custom gauges.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+    /// The table of the configuration that describes it, such as `gauge.modem`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub table: Option<String>,
     /// Seconds since it was read.
     pub age_s: f64,
 }

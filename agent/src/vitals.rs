@@ -55,12 +55,14 @@ pub static RECEIVER: Meter = Meter::new("receiver");
 pub static SPANS: Meter = Meter::new("spans");
 /// Starts jobs.
 pub static JOBS: Meter = Meter::new("jobs");
+/// Runs the programs of custom gauges.
+pub static GAUGES: Meter = Meter::new("gauges");
 /// Takes commands and answers them.
 pub static COMMANDS: Meter = Meter::new("commands");
 
 /// The tasks that are measured.
 pub static TASKS: [&Meter; 9] = [
-    &MAIN, &SAMPLER, &OTLP, &MQTT, &DOOR, &RECEIVER, &SPANS, &JOBS, &COMMANDS,
+    &MAIN, &SAMPLER, &OTLP, &MQTT, &DOOR, &RECEIVER, &SPANS, &JOBS, &GAUGES, &COMMANDS,
 ];
 
 /// How late the sampler's timer fires: what an event waits for the loop.

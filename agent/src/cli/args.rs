@@ -58,6 +58,15 @@ pub enum Command {
         /// What to publish.
         message: super::publish::Options,
     },
+    /// `gauge`
+    Gauge {
+        /// `--config`
+        config: Option<PathBuf>,
+        /// `--socket`
+        socket: Option<PathBuf>,
+        /// The number.
+        gauge: super::gauge::Options,
+    },
     /// `trace`
     Trace(super::trace::Options),
     /// `help`, `--help` and no arguments at all.
@@ -114,6 +123,9 @@ fn read(mut parser: Parser) -> Result<Command, String> {
     }
     if topic.name == "trace" {
         return super::trace::parse(&mut parser);
+    }
+    if topic.name == "gauge" {
+        return gauge(parser);
     }
     let mut flags = Flags::default();
     let mut operands = Vec::new();
@@ -207,6 +219,66 @@ fn read(mut parser: Parser) -> Result<Command, String> {
             }
         }
         _ => Command::Reload { config, socket },
+    })
+}
+
+/// What follows the gauge's name is no option, so that -67 needs no -- before it.
+fn gauge(mut parser: Parser) -> Result<Command, String> {
+    let (mut config, mut socket) = (None, None);
+    let mut words: Vec<String> = Vec::new();
+    while words.is_empty() {
+        match parser.next().map_err(told)? {
+            Some(Arg::Long("help") | Arg::Short('h')) => {
+                return Ok(Command::Help(Topic::Of("gauge")));
+            }
+            Some(Arg::Long("socket")) => once(&mut socket, &mut parser, "--socket")?,
+            Some(Arg::Long("config") | Arg::Short('c')) => {
+                once(&mut config, &mut parser, "--config")?;
+            }
+            Some(Arg::Value(name)) => words.push(utf8(name)?),
+            Some(other) => {
+                let known = ["--config", "--socket"].into_iter();
+                return Err(format!(
+                    "gauge: {}",
+                    unknown("option", &show(&other), known)
+                ));
+            }
+            None => break,
+        }
+    }
+    // Options may stand at the end as well.
+    let mut rest = parser.raw_args().map_err(told)?;
+    while let Some(word) = rest.next() {
+        let slot = match word.to_str() {
+            Some("--socket") => &mut socket,
+            Some("--config") => &mut config,
+            Some("--help") => return Ok(Command::Help(Topic::Of("gauge"))),
+            _ => {
+                words.push(utf8(word)?);
+                continue;
+            }
+        };
+        let path = rest.next().filter(|path| !path.is_empty());
+        let path = path.ok_or_else(|| format!("{} needs a path after it", word.display()))?;
+        if slot.replace(path.into()).is_some() {
+            return Err(format!("{} is given twice", word.display()));
+        }
+    }
+    let mut words = words.into_iter();
+    let (Some(name), Some(value)) = (words.next(), words.next()) else {
+        return Err(
+            "gauge: it needs a name and a number; write for example: sonde gauge line.speed 1.25"
+                .into(),
+        );
+    };
+    Ok(Command::Gauge {
+        config,
+        socket,
+        gauge: super::gauge::Options {
+            name,
+            value,
+            attributes: words.collect(),
+        },
     })
 }
 
@@ -429,6 +501,23 @@ mod tests {
             }),
         );
         check("event", Err("it needs a name"));
+        let gauge = |attributes: &[&str]| Command::Gauge {
+            config: None,
+            socket: Some("/s".into()),
+            gauge: super::super::gauge::Options {
+                name: "modem.signal".into(),
+                value: "-67".into(),
+                attributes: attributes.iter().map(|it| (*it).to_owned()).collect(),
+            },
+        };
+        check("gauge --socket /s modem.signal -67", Ok(gauge(&[])));
+        check(
+            "gauge modem.signal -67 sim=1 --socket /s",
+            Ok(gauge(&["sim=1"])),
+        );
+        check("gauge modem.signal", Err("a name and a number"));
+        check("gauge --sockte /s", Err("did you mean"));
+        check("gauge a 1 --socket", Err("needs a path"));
         check("run --json", Err("there are: --config"));
         check("run --confg x", Err("did you mean --config?"));
         check("run x", Err("one argument too many"));

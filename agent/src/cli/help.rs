@@ -190,6 +190,21 @@ pub static TOPICS: &[About] = &[
         ],
     },
     About {
+        name: "gauge",
+        summary: "push a number for a gauge",
+        text: "sonde gauge NAME VALUE [KEY=VALUE…]: hands the running agent a number for a gauge that its configuration declares with push = true. \
+               NAME is that of its table [gauge.NAME] or of the metric; KEY=VALUE are attributes. The last number before a tick goes out with it. \
+               Ends with 2 if the agent takes no such number, 1 if there are too many, 3 if no agent answers.",
+        options: &[
+            CONFIG,
+            Flag {
+                name: "socket",
+                value: "PATH",
+                help: "The agent's socket for local programs. Default: as in the configuration.",
+            },
+        ],
+    },
+    About {
         name: "exec",
         summary: "run a command in a span",
         text: "Runs COMMAND with its arguments, its terminal and its standard streams untouched, and hands a span \

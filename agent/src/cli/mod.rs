@@ -13,6 +13,7 @@ pub mod check;
 pub mod client;
 pub mod event;
 pub mod exec;
+pub mod gauge;
 pub mod help;
 pub mod publish;
 pub mod reload;
@@ -89,6 +90,14 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
             &event,
         ),
         args::Command::Exec(options) => exec::run(&options, &env),
+        args::Command::Gauge {
+            config,
+            socket,
+            gauge,
+        } => gauge::run(
+            &socket.unwrap_or_else(|| config::local_socket(config.as_deref(), &env)),
+            &gauge,
+        ),
         args::Command::Publish {
             config,
             socket,

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::client::{self, Failure, Request};
 use crate::status::SCHEMA;
 
+mod custom;
 mod render;
 pub(super) use render::clean;
 pub use render::{View, render};

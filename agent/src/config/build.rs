@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::env::Env;
+use super::gauges;
 use super::jobs;
 use super::keys;
 use super::problem::{Origin, Problem, Problems};
@@ -99,6 +100,7 @@ pub(super) fn defaults(env: &Env, settings: &mut Settings, problems: &mut Proble
             (None, _) => {}
         }
     }
+    gauges::defaults(settings);
     if let Some(Value::Url(endpoint)) = otlp {
         for signal in ["metrics", "traces", "logs"] {
             let target = Value::Text(format!("{}/v1/{signal}", endpoint.path));
@@ -160,6 +162,18 @@ pub(super) fn build(settings: &Settings, files: Vec<PathBuf>, problems: &mut Pro
     let builder = Builder { settings };
     let mut config = builder.config(files);
     config.jobs = jobs::build(settings, problems);
+    config.custom = gauges::build(settings, problems);
+    // Without gauges of its own the family has nothing to read, and none is
+    // read while the family is off.
+    if let Some(every) = config.gauges.families.remove(&Family::Custom) {
+        let every = gauges::family_interval(every, &config.custom);
+        config
+            .gauges
+            .families
+            .extend(every.map(|every| (Family::Custom, every)));
+    } else {
+        config.custom.clear();
+    }
     if config.mqtt.is_none() {
         for name in config
             .jobs
@@ -367,6 +381,7 @@ impl Builder<'_> {
                 level: self.level("log.level"),
                 send: self.level("log.send"),
             },
+            custom: BTreeMap::new(),
             jobs: BTreeMap::new(),
             shutdown: self.duration("shutdown.timeout"),
         }

@@ -28,11 +28,9 @@ pub fn default_file() -> String {
             let _ = writeln!(out, "[{}]", section.path.replace('*', "cpu"));
         } else {
             // A table that somebody has to name is an example.
-            let mark = if section.path.starts_with("job.") {
-                "#"
-            } else {
-                ""
-            };
+            let named = ["job.", "gauge."];
+            let named = named.iter().any(|kind| section.path.starts_with(kind));
+            let mark = if named { "#" } else { "" };
             let _ = writeln!(out, "{mark}[{}]", section.path);
         }
         let mut first = true;

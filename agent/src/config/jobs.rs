@@ -43,67 +43,67 @@ pub(super) fn build(settings: &Settings, problems: &mut Problems) -> BTreeMap<St
 
 /// One named table. Getters are neutral where a key has no value: then its
 /// problem is on the list already.
-struct Table<'a> {
-    settings: &'a Settings,
-    problems: &'a mut Problems,
-    path: String,
+pub(super) struct Table<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) problems: &'a mut Problems,
+    pub(super) path: String,
 }
 
 impl Table<'_> {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         match name {
             "" => self.path.clone(),
             name => format!("{}.{name}", self.path),
         }
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.settings.get(&self.key(name))
     }
 
-    fn written(&self, name: &str) -> bool {
+    pub(super) fn written(&self, name: &str) -> bool {
         matches!(self.settings.origin(&self.key(name)), Origin::File(_))
     }
 
-    fn error(&mut self, name: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn error(&mut self, name: &str, what: impl Into<String>, fix: impl Into<String>) {
         let key = self.key(name);
         let origin = self.settings.origin(&key);
         self.problems.push(Problem::error(origin, &key, what, fix));
     }
 
-    fn warning(&mut self, name: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn warning(&mut self, name: &str, what: impl Into<String>, fix: impl Into<String>) {
         let key = self.key(name);
         let origin = self.settings.origin(&key);
         self.problems
             .push(Problem::warning(origin, &key, what, fix));
     }
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some(Value::Flag(true)))
     }
 
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         match self.get(name) {
             Some(Value::Text(text)) => text,
             _ => "",
         }
     }
 
-    fn duration(&self, name: &str) -> Option<Duration> {
+    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
         match self.get(name) {
             Some(Value::Duration(duration)) => Some(*duration),
             _ => None,
         }
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
         match self.get(name) {
             Some(Value::Whole(number) | Value::Size(number)) => Some(*number),
             _ => None,
         }
     }
 
-    fn json(&self, name: &str) -> Option<&Json> {
+    pub(super) fn json(&self, name: &str) -> Option<&Json> {
         match self.get(name) {
             Some(Value::Json(json)) => Some(json),
             _ => None,

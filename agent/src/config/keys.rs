@@ -107,7 +107,19 @@ pub static SECTIONS: &[Section] = &[
     },
     Section {
         path: "gauges.*",
-        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program), agent (its own workings) or runtime (the same in detail, for debugging).",
+        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program), custom (what [gauge.NAME] describes), agent (its own workings) or runtime (the same in detail, for debugging).",
+    },
+    Section {
+        path: "gauge.NAME",
+        help: "A gauge of your own: a number from a file, from what a program prints, or pushed by a local program. docs/CUSTOM_GAUGES.md has examples.",
+    },
+    Section {
+        path: "gauge.NAME.attributes",
+        help: "Attributes that every value of it carries, such as line = \"3\"; at most 16.",
+    },
+    Section {
+        path: "gauge.NAME.environment",
+        help: "Variables for the gauge's command besides the few that every program gets.",
     },
     Section {
         path: "batch",
@@ -270,6 +282,150 @@ pub static KEYS: &[Key] = &[
         Kind::Flag,
         "true",
         "Whether this family is read.",
+    ),
+    without(
+        "gauge.NAME.file",
+        Kind::Path,
+        "a gauge has file, command or push",
+        "\"/sys/class/hwmon/hwmon0/temp1_input\"",
+        "A regular file of up to 64 KiB with the number in it; opened anew at each reading.",
+    ),
+    without(
+        "gauge.NAME.command",
+        Kind::Words,
+        "a gauge has file, command or push",
+        "[\"/usr/bin/mmcli\", \"-m\", \"0\", \"--signal-get\"]",
+        "A program and its arguments that prints the number. No shell; at most 4 run at once.",
+    ),
+    with(
+        "gauge.NAME.push",
+        Kind::Flag,
+        "false",
+        "Local programs push the number: `sonde gauge NAME VALUE`, or POST /gauge on paths.socket.",
+    ),
+    with(
+        "gauge.NAME.enabled",
+        Kind::Flag,
+        "true",
+        "Whether it is read; false is how a drop-in switches one off.",
+    ),
+    without(
+        "gauge.NAME.name",
+        Kind::Text,
+        "NAME of the table",
+        "\"modem.signal\"",
+        "The metric's name, by OpenTelemetry's rules: letters, digits and _ . - /, a letter first.",
+    ),
+    with(
+        "gauge.NAME.unit",
+        Kind::Text,
+        "\"1\"",
+        "Its unit, in UCUM: \"Cel\", \"By/s\", \"%\", \"{packet}\".",
+    ),
+    with(
+        "gauge.NAME.kind",
+        Kind::Choice(&["gauge", "counter", "updowncounter"]),
+        "\"gauge\"",
+        "\"gauge\": a last value; \"counter\": a sum that only grows, or begins again; \"updowncounter\": a sum that may fall.",
+    ),
+    without(
+        "gauge.NAME.description",
+        Kind::Text,
+        "none",
+        "\"Signal of the modem.\"",
+        "One sentence.",
+    ),
+    without(
+        "gauge.NAME.pattern",
+        Kind::Text,
+        "the text is the number",
+        "\"rssi: {} dBm\"",
+        "Where in a line the number {} stands; {_} is any word, blanks are any blanks.",
+    ),
+    without(
+        "gauge.NAME.pointer",
+        Kind::Text,
+        "the text is the number",
+        "\"/modem/signal/rssi\"",
+        "The text is JSON, and this JSON pointer (RFC 6901) leads to the number.",
+    ),
+    with(
+        "gauge.NAME.scale",
+        Kind::Number,
+        "1",
+        "The number is multiplied by this.",
+    ),
+    with(
+        "gauge.NAME.offset",
+        Kind::Number,
+        "0",
+        "Then this is added.",
+    ),
+    without(
+        "gauge.NAME.min",
+        Kind::Number,
+        "no limit",
+        "-120",
+        "The least that the value can be then; less is no value but garbage.",
+    ),
+    without(
+        "gauge.NAME.max",
+        Kind::Number,
+        "no limit",
+        "0",
+        "The most that the value can be then.",
+    ),
+    without(
+        "gauge.NAME.resolution",
+        Kind::Number,
+        "not rounded",
+        "0.1",
+        "Then it is rounded to a multiple of this. A whole one, such as 1, makes whole numbers.",
+    ),
+    without(
+        "gauge.NAME.interval",
+        Kind::Duration(100, DAY),
+        "gauges.custom.interval",
+        "\"60s\"",
+        "How often it is read, or taken over from where it was pushed; a command at most each second.",
+    ),
+    with(
+        "gauge.NAME.timeout",
+        Kind::Duration(100, HOUR),
+        "\"10s\"",
+        "The longest that the command may run; then it and all that it started is ended.",
+    ),
+    with(
+        "gauge.NAME.output_limit",
+        Kind::Size(16, MIB),
+        "\"64KiB\"",
+        "Bytes that the command may print; more is garbage.",
+    ),
+    with(
+        "gauge.NAME.max_series",
+        Kind::Whole(1, 256),
+        "16",
+        "Sets of attributes that may be pushed; more are refused.",
+    ),
+    with(
+        "gauge.NAME.expires",
+        Kind::Duration(SECOND, DAY),
+        "\"5m\"",
+        "A pushed value that is older is none any more.",
+    ),
+    without(
+        "gauge.NAME.attributes",
+        Kind::Attributes,
+        "none",
+        "",
+        "Attributes, a name and a text each.",
+    ),
+    without(
+        "gauge.NAME.environment",
+        Kind::Environment,
+        "none",
+        "",
+        "Variables, a name and a text each.",
     ),
     with(
         "batch.length",
@@ -1102,7 +1258,7 @@ mod tests {
     #[test]
     fn every_key_has_a_section_and_stands_once() {
         let mut settings = Settings::default();
-        for table in ["job.NAME", "job.NAME.arguments.ARG"] {
+        for table in ["job.NAME", "job.NAME.arguments.ARG", "gauge.NAME"] {
             settings.fill(table, Value::Section, Origin::Default);
         }
         let listed: Vec<String> = expanded(&settings).into_iter().map(|(p, _)| p).collect();

@@ -21,12 +21,14 @@ use std::time::Duration;
 
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
+use crate::gauge::custom::Definition;
 use crate::work::Job;
 
 mod build;
 pub mod docs;
 mod effective;
 mod env;
+mod gauges;
 mod jobs;
 pub mod keys;
 mod problem;
@@ -80,6 +82,8 @@ pub struct Config {
     pub trace: Tracing,
     /// `[log]`
     pub log: Logging,
+    /// `[gauge.NAME]`, those that are enabled, by name.
+    pub custom: BTreeMap<String, Definition>,
     /// `[job.NAME]`, those that are enabled, by name.
     pub jobs: BTreeMap<String, Job>,
     /// `[shutdown] timeout`: from SIGTERM to the last byte synced.

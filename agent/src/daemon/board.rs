@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::door::receiver::Receiver;
 use crate::door::{self, Boxed, Snapshot};
 use crate::event::Events;
+use crate::gauge::custom::Custom;
 use crate::identity::Identity;
 use crate::journal;
 use crate::outbox::Outbox;
@@ -38,6 +39,7 @@ pub(super) struct Board {
     pipeline: PipelineHandle,
     drops: Drops,
     work: Work,
+    custom: Custom,
     receiver: OnceLock<Receiver>,
     commands: watch::Receiver<Option<CommandsStatus>>,
     config: Mutex<ConfigStatus>,
@@ -76,6 +78,7 @@ impl Board {
             pipeline: parts.pipeline(),
             drops: parts.drops(),
             work: parts.work(),
+            custom: parts.custom(),
             receiver: OnceLock::new(),
             commands: parts.commands(),
             config: Mutex::new(ConfigStatus {
@@ -158,6 +161,7 @@ impl Snapshot for Board {
                     trust: self.trust.clone(),
                 },
                 gauges,
+                pushes_refused: self.custom.refused(),
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
                 receiver: self

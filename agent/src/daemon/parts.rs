@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, UplinkName};
 use crate::event::{Events, HandlerId, spool_watch};
 use crate::frame::Signal;
+use crate::gauge::custom::{self, Custom};
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
@@ -37,6 +38,9 @@ pub(super) struct Parts {
     pipeline_stop: CancellationToken,
     work: Work,
     agenda: JoinHandle<()>,
+    custom: Custom,
+    measuring: JoinHandle<()>,
+    measuring_stop: CancellationToken,
     spool_watch: JoinHandle<()>,
     event_log: Option<HandlerId>,
     events: Events,
@@ -89,6 +93,8 @@ impl Parts {
         let work = Work::new(setup);
         work.configure(&config.jobs, receiver(config));
         let event_log = attach_log(config, events, &telemetry);
+        let custom = Custom::default();
+        custom.configure(&config.custom, clock.boot_ns());
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
             config,
@@ -102,6 +108,7 @@ impl Parts {
                 uplinks: roster.clone(),
                 work: work.clone(),
                 events: events.clone(),
+                custom: custom.clone(),
                 stop: pipeline_stop.clone(),
             },
         )?;
@@ -119,6 +126,7 @@ impl Parts {
             telemetry.tracer.clone(),
             telemetry.keeper(),
         );
+        let measuring_stop = CancellationToken::new();
         let commands_status = watch::Sender::new(None);
         let commands = Commands::start(command::World {
             config,
@@ -142,6 +150,14 @@ impl Parts {
             uplinks,
             pipeline,
             pipeline_stop,
+            measuring: vitals::GAUGES.spawn(custom::commands::run(
+                custom.clone(),
+                work.clone(),
+                clock.clone(),
+                measuring_stop.clone(),
+            )),
+            measuring_stop,
+            custom,
             agenda: vitals::JOBS.spawn(agenda::run(work.clone())),
             work,
             spool_watch,
@@ -164,6 +180,10 @@ impl Parts {
 
     pub(super) fn outbox(&self) -> Outbox {
         self.outbox.clone()
+    }
+
+    pub(super) fn custom(&self) -> Custom {
+        self.custom.clone()
     }
 
     pub(super) fn unsealed(&self) -> Unsealed {
@@ -196,6 +216,7 @@ impl Parts {
         let events = &self.events;
         self.event_log = attach_log(new, events, &self.telemetry);
         self.outbox.reconfigure(new);
+        self.custom.configure(&new.custom, clock.boot_ns());
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, receiver(new));
         match &mut self.commands {
@@ -244,6 +265,9 @@ impl Parts {
             if Pin::new(&mut self.agenda).poll(context).is_ready() {
                 return Poll::Ready("the jobs' schedule");
             }
+            if Pin::new(&mut self.measuring).poll(context).is_ready() {
+                return Poll::Ready("the commands of gauges");
+            }
             if let Some(commands) = &mut self.commands
                 && Pin::new(&mut commands.task).poll(context).is_ready()
             {
@@ -268,10 +292,12 @@ impl Parts {
         if let Some(commands) = &self.commands {
             commands.stop_taking();
         }
+        self.measuring_stop.cancel();
         if !self.work.stop(budget / 2).await {
             log::error!("a run did not end within {:?}, not even killed", budget / 2);
         }
         join("the jobs' schedule", self.agenda, budget / 4).await;
+        join("the commands of gauges", self.measuring, budget / 4).await;
         if let Some(commands) = self.commands {
             join("the commands", commands.task, budget / 4).await;
         }

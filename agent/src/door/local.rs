@@ -8,8 +8,10 @@ use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::receiver::Receiver;
-use super::{Answer, Boxed, Routes, event, publish, refusal, text};
+use super::{Answer, Boxed, Routes, event, gauge, publish, refusal, text};
+use crate::clock::Clock;
 use crate::event::Events;
+use crate::gauge::custom::Custom;
 use crate::outbox::Outbox;
 
 /// What the handlers need.
@@ -18,6 +20,10 @@ pub struct LocalRoutes {
     pub receiver: Receiver,
     /// For `POST /event`.
     pub events: Events,
+    /// For `POST /gauge`.
+    pub custom: Custom,
+    /// Time.
+    pub clock: Clock,
     /// For `POST /publish`.
     pub outbox: Outbox,
 }
@@ -40,6 +46,11 @@ const PATHS: &[Path] = &[
         method: Method::POST,
         path: "/event",
         about: "say that something happened: name, measurements, metadata as JSON",
+    },
+    Path {
+        method: Method::POST,
+        path: "/gauge",
+        about: "a number for a gauge with push = true: name, value, attributes as JSON; or a list",
     },
     Path {
         method: Method::POST,
@@ -74,6 +85,7 @@ impl Routes for LocalRoutes {
             }
             match request.uri().path() {
                 "/event" => event::answer(&self.events, request).await,
+                "/gauge" => gauge::answer(&self.custom, &self.clock, request).await,
                 "/publish" => publish::answer_publish(&self.outbox, request).await,
                 _ => list(),
             }

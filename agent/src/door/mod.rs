@@ -38,6 +38,7 @@ use crate::vitals;
 
 pub mod body;
 mod event;
+mod gauge;
 pub mod local;
 pub mod metrics;
 pub mod port;

@@ -18,6 +18,7 @@ use crate::frame::Stamp;
 
 pub mod agent;
 pub mod cpu;
+pub mod custom;
 pub mod disk;
 pub mod file;
 pub mod filesystem;
@@ -54,6 +55,8 @@ pub enum Family {
     Temperature,
     /// This process.
     Process,
+    /// What the config describes: files, commands, pushes.
+    Custom,
     /// This agent's own workings: ticks, queues, spool, uplinks.
     Agent,
     /// The same in detail: event loop, tasks, syncs, round trips.
@@ -177,6 +180,7 @@ impl Family {
         Family::Network,
         Family::Temperature,
         Family::Process,
+        Family::Custom,
         Family::Agent,
         Family::Runtime,
     ];
@@ -192,6 +196,7 @@ impl Family {
             Family::Network => "network",
             Family::Temperature => "temperature",
             Family::Process => "process",
+            Family::Custom => "custom",
             Family::Agent => "agent",
             Family::Runtime => "runtime",
         }

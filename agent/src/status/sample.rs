@@ -61,6 +61,7 @@ pub(crate) fn fine() -> Status {
                 )
             },
         ],
+        pushes_refused: BTreeMap::new(),
         spool: SpoolStatus {
             path: Some("/var/lib/sonde/spool".into()),
             bytes: 65_536,
@@ -227,6 +228,8 @@ pub(crate) fn gauge(
             .collect(),
         value: Some(value),
         missing: None,
+        why: None,
+        table: None,
         age_s: 1.0,
     }
 }

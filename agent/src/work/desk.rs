@@ -303,6 +303,58 @@ impl Work {
         group
     }
 
+    /// Runs a program for what it prints: at once, beside the jobs, without a
+    /// span or an event, and in nobody's statistics. The caller sees to it that
+    /// there are few.
+    pub async fn measure(&self, job: &Arc<Job>) -> Ended {
+        let shared = &self.0;
+        let vector = schema::argument_vector(job, &Default::default()).unwrap_or_default();
+        if shared.stop.is_cancelled() {
+            return Ended::without_a_run(Outcome::Interrupted, Carried::default());
+        }
+        shared.running.send_modify(|running| *running += 1);
+        let _running = Counted(self);
+        let started = shared.setup.clock.boot_ns();
+        let mut environment = self.environment(job, &Carried::default());
+        environment.retain(|(name, _)| name != "SONDE_JOB");
+        let result = self.perform(job, vector, environment).await;
+        let took = shared.setup.clock.boot_ns().saturating_sub(started);
+        Ended {
+            outcome: result.outcome,
+            duration: Duration::from_nanos(took),
+            cpu: result.cpu,
+            peak_memory: result.peak_memory,
+            output: result.output,
+            context: Carried::default(),
+        }
+    }
+
+    async fn perform(
+        &self,
+        job: &Arc<Job>,
+        vector: Vec<String>,
+        environment: Vec<(String, String)>,
+    ) -> run::Result {
+        let shared = &self.0;
+        let mark = mark();
+        let cgroup = self.cgroup(job, &mark);
+        let launcher = shared.setup.launcher.clone();
+        let assignment = Assignment {
+            // A unit runs elsewhere: what is started here only waits for it.
+            launcher: launcher.filter(|_| matches!(job.program, Program::Command(_))),
+            environment,
+            job: job.clone(),
+            vector,
+            mark,
+            stop: shared.stop.clone(),
+            stop_within: Box::new({
+                let work = self.clone();
+                move || *lock(&work.0.stop_within)
+            }),
+        };
+        Box::pin(run::perform(assignment, cgroup)).await
+    }
+
     fn environment(&self, job: &Job, carried: &Carried) -> Vec<(String, String)> {
         let mut variables: BTreeMap<String, String> = self.0.inherited.iter().cloned().collect();
         variables.insert("PATH".into(), PATH.into());
@@ -374,23 +426,8 @@ impl Admitted {
         let said = [("job", job.name.as_str()), ("origin", origin.as_str())];
         let events = &shared.setup.events;
         events.emit_in(Some(context.clone()), event::name::JOB_START, &[], &said);
-        let mark = mark();
-        let cgroup = work.cgroup(&job, &mark);
-        let launcher = shared.setup.launcher.clone();
-        let assignment = Assignment {
-            // A unit runs elsewhere: what is started here only waits for it.
-            launcher: launcher.filter(|_| matches!(job.program, Program::Command(_))),
-            environment: work.environment(&job, &carried),
-            job: job.clone(),
-            vector: vector.clone(),
-            mark,
-            stop: shared.stop.clone(),
-            stop_within: Box::new({
-                let work = work.clone();
-                move || *lock(&work.0.stop_within)
-            }),
-        };
-        let result = Box::pin(run::perform(assignment, cgroup)).await;
+        let environment = work.environment(&job, &carried);
+        let result = work.perform(&job, vector.clone(), environment).await;
         let ended = shared.setup.clock.now();
         let duration = Duration::from_nanos(ended.boot_ns.saturating_sub(started.boot_ns));
         trace::within(&context, || {
@@ -461,6 +498,16 @@ impl Drop for Seat {
 
 /// A run whose program may be running.
 struct Running<'a>(&'a Seat);
+
+/// A program whose run is in no job's tally.
+struct Counted<'a>(&'a Work);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let running = &self.0.0.running;
+        running.send_modify(|running| *running = running.saturating_sub(1));
+    }
+}
 
 impl<'a> Running<'a> {
     fn new(seat: &'a Seat) -> Self {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
+use super::custom;
 use crate::status::words::{by_reason, bytes, count, duration, of, utc};
 use crate::status::{
     CommandsStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus, SpoolStatus, Status,
@@ -59,6 +60,10 @@ pub fn render(status: &Status, view: View) -> String {
         page.block("receiver", &receiver);
     }
     page.block("gauges", &gauges(status));
+    let custom = custom::items(status);
+    if !custom.is_empty() {
+        page.block("custom", &custom);
+    }
     if !status.jobs.is_empty() {
         page.block("jobs", &jobs(status));
     }

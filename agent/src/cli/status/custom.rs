@@ -1,0 +1,93 @@
+//! The gauges that the config describes, one item each: the last value with
+//! its age, or why there is none.
+
+use crate::status::words::{duration, of};
+use crate::status::{GaugeStatus, Status};
+
+/// More than this is for `--json`.
+const SHOWN: usize = 24;
+
+/// Nothing where none is configured and nothing was refused.
+pub(super) fn items(status: &Status) -> Vec<String> {
+    let described = status.gauges.iter().filter(|g| g.table.is_some());
+    let count = described.clone().count();
+    let mut items: Vec<String> = described.take(SHOWN).map(item).collect();
+    if count > SHOWN {
+        items.push(format!("{} more: sonde status --json", count - SHOWN));
+    }
+    let refused: u64 = status.pushes_refused.values().sum();
+    if refused > 0 {
+        let reasons = status.pushes_refused.iter();
+        let reasons: Vec<_> = reasons
+            .map(|(why, count)| format!("{why} {count}"))
+            .collect();
+        items.push(format!(
+            "{} refused: {}",
+            of(refused, "push"),
+            reasons.join(", ")
+        ));
+    }
+    items
+}
+
+fn item(gauge: &GaugeStatus) -> String {
+    let attributes: Vec<_> = gauge
+        .attributes
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let mut name = gauge.name.clone();
+    if !attributes.is_empty() {
+        name = format!("{name}{{{}}}", attributes.join(","));
+    }
+    let unit = match gauge.unit.as_str() {
+        "1" => String::new(),
+        unit => format!(" {unit}"),
+    };
+    match (gauge.value, &gauge.missing) {
+        (Some(value), _) => format!("{name} {value}{unit}, {} ago", duration(gauge.age_s)),
+        (None, missing) => {
+            let missing = missing.as_deref().unwrap_or("nothing");
+            match &gauge.why {
+                Some(why) => format!("{name} has no value ({missing}): {why}"),
+                None => format!("{name} has no value ({missing})"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    #[test]
+    fn each_shows_its_value_or_why_it_has_none() {
+        let mut status = sample::fine();
+        assert!(items(&status).is_empty());
+        let table = |name: &str| Some(format!("gauge.{name}"));
+        status.gauges.push(GaugeStatus {
+            table: table("modem"),
+            ..sample::gauge("modem.signal", "dBm", &[("sim", "1")], -67.5)
+        });
+        status.gauges.push(GaugeStatus {
+            table: table("speed"),
+            value: None,
+            missing: Some("gone".into()),
+            why: Some("exit code 3: no carrier".into()),
+            ..sample::gauge("speed", "1", &[], 0.0)
+        });
+        status.pushes_refused = [("rate".to_owned(), 2), ("series".to_owned(), 1)].into();
+        assert_eq!(
+            items(&status),
+            [
+                "modem.signal{sim=1} -67.5 dBm, 1s ago",
+                "speed has no value (gone): exit code 3: no carrier",
+                "3 pushes refused: rate 2, series 1",
+            ]
+        );
+        let many = status.gauges.last().cloned().unwrap();
+        status.gauges.extend(std::iter::repeat_n(many, 30));
+        assert!(items(&status).iter().any(|item| item.starts_with("8 more")));
+    }
+}

@@ -1,0 +1,356 @@
+//! The board's promises, with times that the test chooses.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::board::Custom;
+use super::definition::{Definition, Extract, Origin, Shape};
+use super::files::Files;
+use super::number::Number;
+use super::pattern::Pattern;
+use super::push::{Push, Refusal};
+use crate::frame::Stamp;
+use crate::gauge::{Descriptor, Family, Kind, Missing, Readings, Registry, Source as _, Value};
+use crate::work::testing::job;
+
+const S: u64 = 1_000_000_000;
+type Listed = Vec<(String, Result<Value, Missing>)>;
+
+fn definition(name: &str, origin: Origin) -> Definition {
+    let [name, unit, text] = [name, "1", ""].map(String::from);
+    Definition {
+        gauge: Descriptor::owned(name, unit, text, Kind::Gauge, Family::Custom),
+        attributes: BTreeMap::new(),
+        shape: Shape {
+            scale: 1.0,
+            offset: 0.0,
+            min: None,
+            max: None,
+            resolution: Some(1.0),
+        },
+        interval: Duration::from_secs(10),
+        origin,
+    }
+}
+
+fn pushed(max_series: usize) -> Definition {
+    let expires = Duration::from_secs(60);
+    definition(
+        "line.speed",
+        Origin::Push {
+            max_series,
+            expires,
+        },
+    )
+}
+
+fn configured(gauges: &[(&str, Definition)]) -> Custom {
+    let custom = Custom::default();
+    configure(&custom, gauges, 0);
+    custom
+}
+
+fn configure(custom: &Custom, gauges: &[(&str, Definition)], now: u64) {
+    let gauges = gauges
+        .iter()
+        .map(|(name, gauge)| ((*name).to_owned(), gauge.clone()));
+    custom.configure(&gauges.collect(), now);
+}
+
+fn push(name: &str, value: i64, attributes: &[(&str, &str)]) -> Push {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    Push {
+        name: name.into(),
+        value: Number::Whole(value),
+        attributes: attributes.iter().map(owned).collect(),
+    }
+}
+
+fn collected(custom: &Custom, now: u64) -> Listed {
+    let mut out = Readings::new(Registry::default());
+    custom.collect(now, &mut out);
+    out.listed()
+}
+
+/// Series are numbered by one registry, as in the agent.
+struct Ticks(Custom, Readings);
+
+impl Ticks {
+    fn at(&mut self, now: u64) -> Listed {
+        self.1.clear();
+        self.0.collect(now, &mut self.1);
+        self.1.listed()
+    }
+}
+
+#[test]
+fn the_last_push_before_a_tick_is_told_once_and_expires() {
+    let custom = configured(&[("speed", pushed(4))]);
+    let mut ticks = Ticks(custom.clone(), Readings::new(Registry::default()));
+    assert!(ticks.at(S).is_empty());
+    for value in [1, 2, 3] {
+        assert_eq!(custom.push(push("speed", value, &[]), 2 * S), Ok(()));
+    }
+    let told = |value| vec![("line.speed".to_owned(), value)];
+    assert_eq!(ticks.at(3 * S), told(Ok(Value::Int(3))));
+    assert!(ticks.at(4 * S).is_empty());
+    assert!(ticks.at(61 * S).is_empty());
+    assert_eq!(ticks.at(62 * S), told(Err(Missing::Gone)));
+    assert!(ticks.at(63 * S).is_empty());
+    // By the metric's name as well; and it is there again.
+    assert_eq!(custom.push(push("line.speed", 4, &[]), 64 * S), Ok(()));
+    assert_eq!(ticks.at(65 * S), told(Ok(Value::Int(4))));
+}
+
+#[test]
+fn sets_of_attributes_are_bounded_and_the_rest_is_refused_and_counted() {
+    let custom = configured(&[("speed", pushed(2))]);
+    for line in ["1", "2", "1"] {
+        assert_eq!(custom.push(push("speed", 5, &[("line", line)]), S), Ok(()));
+    }
+    for _ in 0..3 {
+        let refused = custom.push(push("speed", 5, &[("line", "3")]), S);
+        assert_eq!(refused, Err(Refusal::Series("speed".into(), 2)));
+    }
+    let seen: Vec<_> = collected(&custom, S)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(seen, ["line.speed line=1", "line.speed line=2"]);
+    assert_eq!(custom.refused(), [("series".to_owned(), 3)].into());
+}
+
+#[test]
+fn hostile_pushes_are_refused_by_reason() {
+    let mut bounded = pushed(2);
+    bounded.shape.max = Some(100.0);
+    bounded.attributes = [("site".to_owned(), "a".to_owned())].into();
+    let file = definition("x", Origin::File("/x".into(), Extract::Whole));
+    let other = Definition {
+        attributes: [("site".to_owned(), "b".to_owned())].into(),
+        ..bounded.clone()
+    };
+    let custom = configured(&[("speed", bounded), ("speed2", other), ("file", file)]);
+    let refused = |push| custom.push(push, S).unwrap_err().as_str();
+    assert_eq!(refused(push("none", 1, &[])), "unknown");
+    assert_eq!(refused(push("file", 1, &[])), "not_pushed");
+    assert_eq!(refused(push("line.speed", 1, &[])), "ambiguous");
+    assert_eq!(refused(push("speed", 1, &[("site", "b")])), "attribute");
+    assert_eq!(refused(push("speed", 1, &[("a b", "b")])), "attribute");
+    assert_eq!(
+        refused(push("speed", 1, &[("a", &"b".repeat(1000))])),
+        "attribute"
+    );
+    let many: Vec<(String, String)> = (0..17).map(|n| (format!("k{n}"), String::new())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(refused(push("speed", 1, &many)), "attribute");
+    assert_eq!(refused(push("speed", 101, &[])), "range");
+    // What cannot be true is an absence of that gauge, too.
+    let told = vec![("line.speed site=a".to_owned(), Err(Missing::Garbage))];
+    assert_eq!(collected(&custom, S), told);
+}
+
+#[test]
+fn a_flood_of_pushes_is_held_to_its_rate_and_let_in_again() {
+    let custom = configured(&[("speed", pushed(2))]);
+    let taken = |now| {
+        (0..5000)
+            .filter(|n| custom.push(push("speed", *n, &[]), now).is_ok())
+            .count()
+    };
+    assert_eq!(taken(10 * S), 2000);
+    assert_eq!(taken(11 * S), 200);
+    assert_eq!(custom.refused()["rate"], 3000 + 4800);
+}
+
+#[test]
+fn a_reload_keeps_what_stayed_and_drops_what_went() {
+    let custom = configured(&[("a", pushed(2)), ("b", definition("b", pushed(2).origin))]);
+    custom.push(push("a", 1, &[]), S).unwrap();
+    custom.push(push("b", 2, &[]), S).unwrap();
+    let registry = Registry::default();
+    let mut out = Readings::new(registry.clone());
+    custom.collect(S, &mut out);
+    let series: Vec<_> = out
+        .as_slice()
+        .iter()
+        .map(|(id, _)| registry.get(*id).unwrap())
+        .collect();
+    assert!(series.iter().all(|series| custom.holds(series)));
+    let mut changed = definition("b", pushed(2).origin);
+    changed.shape.scale = 2.0;
+    configure(&custom, &[("b", changed)], 2 * S);
+    assert!(!custom.holds(&series[0]));
+    assert_eq!(
+        custom.push(push("a", 1, &[]), 2 * S).unwrap_err().as_str(),
+        "unknown"
+    );
+    configure(&custom, &[], 3 * S);
+    assert!(!custom.holds(&series[1]));
+    assert!(collected(&custom, 3 * S).is_empty());
+}
+
+#[test]
+fn the_status_says_what_was_never_pushed_and_why_a_value_is_missing() {
+    let mut bounded = definition("b", pushed(2).origin);
+    bounded.shape.min = Some(0.0);
+    let custom = configured(&[("a", pushed(2)), ("b", bounded)]);
+    custom.push(push("b", -1, &[]), S).unwrap_err();
+    let mut gauges = vec![crate::status::sample::gauge("b", "1", &[], 0.0)];
+    gauges[0].value = None;
+    gauges[0].missing = Some("garbage".into());
+    custom.annotate(&mut gauges);
+    assert_eq!(gauges[0].why.as_deref(), Some("-1 is less than 0"));
+    assert_eq!(gauges[0].table.as_deref(), Some("gauge.b"));
+    assert_eq!(gauges[1].name, "line.speed");
+    assert_eq!(gauges[1].missing.as_deref(), Some("first"));
+    assert_eq!(gauges[1].why.as_deref(), Some("nothing was pushed yet"));
+}
+
+fn commanded(seconds: u64) -> Definition {
+    Definition {
+        interval: Duration::from_secs(seconds),
+        ..definition(
+            "c",
+            Origin::Command(Arc::new(job("c", &["true"])), Extract::Whole),
+        )
+    }
+}
+
+#[test]
+fn a_command_starts_at_once_then_shortly_before_its_ticks_and_never_twice_at_once() {
+    let custom = configured(&[("c", commanded(10))]);
+    let start = |now| custom.commands_due(now, 4).pop();
+    let (name, job) = start(0).unwrap();
+    assert!(start(60 * S).is_none());
+    assert_eq!(custom.next_command(), None);
+    let ran = |took: u64, now| {
+        let took = Duration::from_nanos(took);
+        custom.ran(&name, &job, took, Some(Ok("7\n")), now);
+    };
+    ran(S / 10, S);
+    assert_eq!(custom.next_command(), Some(10 * S - S / 2));
+    assert_eq!(collected(&custom, S), [("c".to_owned(), Ok(Value::Int(7)))]);
+    assert!(start(9 * S).is_none());
+    assert!(start(10 * S - S / 2).is_some());
+    // It took two seconds: it is begun earlier, and not again for the same tick.
+    ran(2 * S, 10 * S - S / 4);
+    assert_eq!(custom.next_command(), Some(16 * S));
+    // A suspend of an hour is one start.
+    assert!(start(3600 * S).is_some());
+    ran(S, 3600 * S);
+    assert_eq!(custom.next_command(), Some(3608 * S));
+}
+
+#[test]
+fn commands_take_turns_when_there_is_no_room() {
+    let all = ["a", "b", "c", "d"].map(|name| (name, commanded(10)));
+    let custom = configured(&all);
+    let names = |due: Vec<(String, _)>| due.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let first = custom.commands_due(0, 3);
+    assert!(custom.commands_due(0, 0).is_empty());
+    for (name, job) in &first {
+        custom.ran(name, job, Duration::ZERO, None, S);
+    }
+    assert_eq!(names(first), ["a", "b", "c"]);
+    assert_eq!(names(custom.commands_due(20 * S, 2)), ["d", "a"]);
+}
+
+#[test]
+fn what_a_command_of_an_older_configuration_printed_is_nobodys() {
+    let custom = configured(&[("c", commanded(10))]);
+    let (name, job) = custom.commands_due(0, 1).pop().unwrap();
+    configure(&custom, &[("c", commanded(20))], S);
+    custom.ran(&name, &job, Duration::ZERO, Some(Ok("7")), S);
+    assert_eq!(
+        collected(&custom, S),
+        [("c".to_owned(), Err(Missing::First))]
+    );
+    // The new one has not been started by it, and is.
+    assert_eq!(custom.commands_due(S, 1).len(), 1);
+}
+
+fn filed(path: &str, extract: Extract) -> Definition {
+    definition("f", Origin::File(path.into(), extract))
+}
+
+fn read(custom: &Custom, root: &Path, now: u64) -> Listed {
+    let mut out = Readings::new(Registry::default());
+    let stamp = Stamp {
+        unix_ns: 0,
+        boot_ns: now,
+    };
+    Files::new(custom.clone(), root)
+        .read(stamp, &mut out)
+        .unwrap();
+    out.listed()
+}
+
+#[test]
+fn files_are_read_at_their_interval_by_pattern_pointer_or_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), "{\"a\": 4,\n \"b\": 5}").unwrap();
+    std::fs::write(dir.path().join("w"), " 6\n").unwrap();
+    let pattern = Extract::Pattern(Pattern::parse("\"b\": {}}}").unwrap());
+    let named =
+        |name: &str, path: &str, extract| definition(name, Origin::File(path.into(), extract));
+    let custom = configured(&[
+        ("a", named("a", "/f", Extract::Pointer("/a".into()))),
+        ("b", named("b", "/f", pattern)),
+        ("w", named("w", "/w", Extract::Whole)),
+    ]);
+    let mut values = read(&custom, dir.path(), 3 * S);
+    values.sort_by(|a, b| a.0.cmp(&b.0));
+    let is = |name: &str, value| (name.to_owned(), Ok(Value::Int(value)));
+    assert_eq!(values, [is("a", 4), is("b", 5), is("w", 6)]);
+    assert!(read(&custom, dir.path(), 9 * S).is_empty());
+    // A program replaced it.
+    std::fs::write(dir.path().join("new"), "7").unwrap();
+    std::fs::rename(dir.path().join("new"), dir.path().join("w")).unwrap();
+    assert!(read(&custom, dir.path(), 10 * S).contains(&is("w", 7)));
+}
+
+#[test]
+fn special_huge_and_binary_files_are_typed_absence_and_hold_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    std::fs::write(dir.path().join("huge"), vec![b'1'; 65 * 1024]).unwrap();
+    std::fs::write(dir.path().join("binary"), [0xff, 0, b'1']).unwrap();
+    std::fs::write(dir.path().join("empty"), "").unwrap();
+    for (path, missing) in [
+        ("/fifo", Missing::Unsupported),
+        ("/zero", Missing::Unsupported),
+        ("/folder", Missing::Unsupported),
+        ("/none", Missing::Unsupported),
+        ("/huge", Missing::Garbage),
+        ("/binary", Missing::Garbage),
+        ("/empty", Missing::Garbage),
+    ] {
+        let custom = configured(&[("f", filed(path, Extract::Whole))]);
+        let told = vec![("f".to_owned(), Err(missing))];
+        assert_eq!(read(&custom, dir.path(), S), told, "{path}");
+    }
+}
+
+#[test]
+fn a_file_that_vanishes_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, "1").unwrap();
+    let custom = configured(&[("f", filed("/f", Extract::Whole))]);
+    assert_eq!(read(&custom, dir.path(), S)[0].1, Ok(Value::Int(1)));
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(read(&custom, dir.path(), 10 * S)[0].1, Err(Missing::Gone));
+}
