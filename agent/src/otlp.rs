@@ -9,7 +9,7 @@
 //! ExportMetricsServiceRequest { 1: ResourceMetrics {
 //!     1: Resource { 1: KeyValue… }
 //!     2: ScopeMetrics { 1: Scope { 1: name, 2: version }
-//!         2: Metric { 1: name, 3: unit, 5: Gauge | 7: Sum {
+//!         2: Metric { 1: name, 2: description, 3: unit, 5: Gauge | 7: Sum {
 //!             1: NumberDataPoint { 7: KeyValue…, 2: start, 3: time, 4: double | 6: int }
 //!             Sum only: 2: temporality, 3: monotonic } } }
 //!     3: schema_url } }
@@ -39,7 +39,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-use crate::gauge::{Attribute, Kind, Series, Value};
+use crate::gauge::{Attribute, Descriptor, Family, Kind, Series, Value};
 use crate::recorder::{Point, Sealed};
 
 /// The conventions that the names follow.
@@ -227,6 +227,9 @@ fn encode(to: &mut Encoder, sealed: Sealed<'_>) {
         let gauge = &series.gauge;
         head(&mut to.chunk, 2, size);
         string(&mut to.chunk, 1, &gauge.name);
+        if let Some(description) = described(gauge) {
+            string(&mut to.chunk, 2, description);
+        }
         string(&mut to.chunk, 3, &gauge.unit);
         head(&mut to.chunk, data_field(gauge.kind), data);
         write_points(to, metric);
@@ -290,9 +293,16 @@ fn metric_size<P: Iterator<Item = Point> + Clone>(
         Kind::Counter => 4,
     };
     let size = field_size(series.gauge.name.len())
+        + described(&series.gauge).map_or(0, |text| field_size(text.len()))
         + field_size(series.gauge.unit.len())
         + field_size(data);
     (data, size)
+}
+
+/// Only what nobody can look up is said on the wire.
+fn described(gauge: &Descriptor) -> Option<&str> {
+    let unknown = gauge.family == Family::Custom && !gauge.description.is_empty();
+    unknown.then_some(&*gauge.description)
 }
 
 fn data_field(kind: Kind) -> u32 {
@@ -414,6 +424,36 @@ mod tests {
     fn decode(body: &[u8]) -> ExportMetricsServiceRequest {
         let raw = gunzip(body, 16 << 20).unwrap();
         ExportMetricsServiceRequest::decode(raw.as_slice()).unwrap()
+    }
+
+    #[test]
+    fn a_gauge_of_the_config_says_what_it_is_and_counts_from_its_first_reading() {
+        let registry = Registry::default();
+        let [name, unit, text] = ["line.parts", "{part}", "Parts made."].map(String::from);
+        let gauge = Descriptor::owned(name, unit, text, Kind::Counter, Family::Custom);
+        let id = registry.owned(&gauge, Vec::new()).unwrap();
+        let mut recorder = Recorder::new(registry, Duration::from_secs(30), at(0));
+        for (tick, value) in [(10, 500), (11, 510), (12, 3)] {
+            recorder.record(at(tick), &[(id, Ok(Value::Int(value)))], None);
+        }
+        let body = Encoder::new(&[], "1").metrics(recorder.sealed().unwrap());
+        let request = decode(&body);
+        assert_eq!(request.encoded_len(), gunzip(&body, 1 << 20).unwrap().len());
+        let metric = &request.resource_metrics[0].scope_metrics[0].metrics[0];
+        assert_eq!(
+            (metric.description.as_str(), metric.unit.as_str()),
+            ("Parts made.", "{part}")
+        );
+        let Some(Data::Sum(sum)) = &metric.data else {
+            panic!("no sum");
+        };
+        let since: Vec<u64> = sum
+            .data_points
+            .iter()
+            .map(|point| point.start_time_unix_nano)
+            .collect();
+        let begun = |tick| at(tick).unix_ns & (u64::MAX << 24);
+        assert_eq!(since, [begun(10), begun(10), begun(11)]);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub static GAUGES: Meter = Meter::new("gauges");
 pub static COMMANDS: Meter = Meter::new("commands");
 
 /// The tasks that are measured.
-pub static TASKS: [&Meter; 9] = [
+pub static TASKS: [&Meter; 10] = [
     &MAIN, &SAMPLER, &OTLP, &MQTT, &DOOR, &RECEIVER, &SPANS, &JOBS, &GAUGES, &COMMANDS,
 ];
 

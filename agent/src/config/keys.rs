@@ -333,7 +333,7 @@ pub static KEYS: &[Key] = &[
         Kind::Text,
         "none",
         "\"Signal of the modem.\"",
-        "One sentence.",
+        "One sentence, sent with each batch.",
     ),
     without(
         "gauge.NAME.pattern",

@@ -787,3 +787,160 @@ fn what_needs_a_broker_is_warned_of_without_one() {
     let with = format!("{text}[uplink.mqtt]\nurl = \"mqtt://127.0.0.1\"\n");
     assert!(!warned(&with).contains("no effect"), "{}", warned(&with));
 }
+
+#[test]
+fn a_gauge_of_its_own_is_read_with_everything_it_says() {
+    use crate::gauge::custom::{Extract, Origin};
+    let world = toml(
+        "[gauges.custom]
+interval = \"30s\"
+[gauge.modem]
+name = \"modem.signal\"
+unit = \"dB\"
+kind = \"updowncounter\"
+description = \"Signal.\"
+command = [\"/bin/true\", \"{x}\"]
+pattern = \"rssi: {} dBm\"
+scale = 2
+offset = -0.5
+min = -120
+max = 0
+resolution = 0.5
+interval = \"20s\"
+timeout = \"3s\"
+output_limit = \"1KiB\"
+[gauge.modem.attributes]
+sim = \"1\"
+[gauge.modem.environment]
+LC_ALL = \"C\"
+[gauge.speed]
+push = true
+expires = \"1m\"
+max_series = 3
+[gauge.level]
+file = \"state.json\"
+pointer = \"/a/~01\"
+[gauge.off]
+enabled = false
+",
+    );
+    let config = fine(&world);
+    assert_eq!(config.custom.len(), 3);
+    let modem = &config.custom["modem"];
+    assert_eq!(modem.gauge.name, "modem.signal");
+    assert_eq!(modem.gauge.kind.as_str(), "updowncounter");
+    assert_eq!(modem.attributes["sim"], "1");
+    assert_eq!((modem.shape.scale, modem.shape.offset), (2.0, -0.5));
+    let Origin::Command(job, Extract::Pattern(_)) = &modem.origin else {
+        panic!("{modem:?}");
+    };
+    assert_eq!(job.environment["LC_ALL"], "C");
+    assert_eq!((job.timeout.as_secs(), job.output_limit), (3, 1024));
+    let empty = Default::default();
+    let words = crate::work::schema::argument_vector(job, &empty).unwrap();
+    assert_eq!(words, ["/bin/true", "{x}"]);
+    assert_eq!(config.custom["speed"].gauge.name, "speed");
+    let expires = Duration::from_secs(60);
+    let speed = Origin::Push {
+        max_series: 3,
+        expires,
+    };
+    assert_eq!(config.custom["speed"].origin, speed);
+    let Origin::File(path, Extract::Pointer(_)) = &config.custom["level"].origin else {
+        panic!("no file");
+    };
+    assert!(path.is_absolute());
+    assert_eq!(config.custom["level"].interval, Duration::from_secs(30));
+    // The family has a tick as often as the quickest of them.
+    assert_eq!(
+        config.gauges.families[&Family::Custom],
+        Duration::from_secs(20)
+    );
+    let effective = world.load().unwrap().effective();
+    assert_eq!(fine(&toml(&effective)).custom, config.custom, "{effective}");
+    let off = fine(&world.file("conf.d/off.toml", "[gauges.custom]\nenabled = false\n"));
+    assert!(off.custom.is_empty() && !off.gauges.families.contains_key(&Family::Custom));
+}
+
+#[test]
+fn everything_that_is_wrong_with_gauges_is_told_at_once_with_its_line() {
+    let problems = toml(
+        "[gauge.a]
+file = \"/a\"
+command = [\"/bin/true\"]
+name = \"system.CPU.time\"
+[gauge.b]
+push = true
+unit = \"bytes\"
+min = 5
+max = 4
+[gauge.c]
+name = \"1c\"
+file = \"/c\"
+pattern = \"{} {}\"
+resolution = 0
+scale = 0.0
+[gauge.d]
+name = \"sonde.d\"
+file = \"/d\"
+pointer = \"d~2\"
+[gauge.e]
+unit = \"Cel\"
+[gauge.f]
+name = \"line.speed\"
+push = true
+pattern = \"{}\"
+[gauge.g]
+name = \"Line.Speed\"
+push = true
+[gauge.g.attributes]
+\"a b\" = \"c\"
+[gauge.h]
+name = \"h.h\"
+unit = \"A\"
+push = true
+[gauge.i]
+name = \"h.h\"
+unit = \"A\"
+file = \"/i\"
+[gauge.j]
+command = [\"bin/x\"]
+interval = \"200ms\"
+[gauge.k]
+command = \"mmcli -m 0\"
+[gauge.l]
+file = \"/l\"
+timeout = \"1s\"
+expires = \"1m\"
+",
+    )
+    .load()
+    .unwrap_err();
+    let told = problems.to_string();
+    for expected in [
+        "sonde.toml:3:11: gauge.a.command: stands beside file, and a gauge has one source",
+        "sonde.toml:4:8: gauge.a.name: \"system.CPU.time\" is a gauge that the agent has already",
+        "sonde.toml:7:8: gauge.b.unit: \"bytes\" is no UCUM unit; write \"By\"",
+        "sonde.toml:8:7: gauge.b.min: 5 is greater than max, 4",
+        "sonde.toml:11:8: gauge.c.name: \"1c\" must begin with a letter",
+        "sonde.toml:13:11: gauge.c.pattern: \"{} {}\" has more than one {}",
+        "sonde.toml:14:14: gauge.c.resolution: is not greater than 0",
+        "sonde.toml:15:9: gauge.c.scale: makes every value the same",
+        "sonde.toml:17:8: gauge.d.name: \"sonde.d\": names that begin with sonde.",
+        "sonde.toml:19:11: gauge.d.pointer: \"d~2\" is no JSON pointer",
+        "sonde.toml:20:8: gauge.e: says nowhere where its value comes from",
+        "sonde.toml:25:11: gauge.f.pattern: has no effect on what is pushed",
+        "sonde.toml:27:8: gauge.g.name: \"Line.Speed\" is the name of gauge.f too",
+        "gauge.g.attributes.a b: a name may hold letters",
+        "sonde.toml:36:8: gauge.i.name: \"h.h\" with the same attributes is gauge.h already",
+        "sonde.toml:40:11: gauge.j.command: starts \"bin/x\", which depends on the folder",
+        "sonde.toml:41:12: gauge.j.interval: a command every 200ms costs more",
+        "sonde.toml:43:11: gauge.k.command: is text where a list is expected",
+        "sonde.toml:46:11: gauge.l.timeout: has no effect on a gauge with file",
+        "sonde.toml:47:11: gauge.l.expires: has no effect on a gauge with file",
+    ] {
+        assert!(told.contains(expected), "{expected}\n---\n{told}");
+    }
+    // What was refused is not missed as well.
+    assert!(!told.contains("gauge.k: says nowhere"), "{told}");
+}

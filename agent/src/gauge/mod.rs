@@ -171,7 +171,7 @@ pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 10] = [
+    pub const ALL: [Family; 11] = [
         Family::Cpu,
         Family::Load,
         Family::Memory,

@@ -23,7 +23,7 @@ pub(super) fn items(status: &Status) -> Vec<String> {
             .collect();
         items.push(format!(
             "{} refused: {}",
-            of(refused, "push"),
+            of(refused, "number"),
             reasons.join(", ")
         ));
     }
@@ -83,7 +83,7 @@ mod tests {
             [
                 "modem.signal{sim=1} -67.5 dBm, 1s ago",
                 "speed has no value (gone): exit code 3: no carrier",
-                "3 pushes refused: rate 2, series 1",
+                "3 numbers refused: rate 2, series 1",
             ]
         );
         let many = status.gauges.last().cloned().unwrap();
