@@ -339,7 +339,9 @@ impl<S: Store + Sync> Shell<S> {
         }
         if families.contains(Family::Custom) {
             let from = readings.as_slice().len();
-            self.custom.collect(now.boot_ns, &mut readings);
+            if let Some(took) = self.custom.collect(now.boot_ns, &mut readings) {
+                self.runtime.note(Family::Custom, took);
+            }
             self.count(Family::Custom, readings.errors_from(from));
         }
         self.figures.ticks += 1;

@@ -247,17 +247,14 @@ fn origin(table: &mut Table<'_>, name: &str) -> Option<Origin> {
         .filter(|(_, given)| *given)
         .map(|(name, _)| *name);
     let Some(first) = given.next() else {
-        // One that was refused is on the list.
-        if !sources
-            .iter()
-            .any(|(source, _)| *source != "push" && was_refused(table, source))
-        {
-            table.error(
-                "",
-                "says nowhere where its value comes from",
-                "set file = \"/path\", command = [\"/path/to/program\"] or push = true",
-            );
-        }
+        // Under the key of a command: one that was refused is on the list.
+        let problem = Problem::error(
+            table.settings.origin(&table.path),
+            &table.key("command"),
+            "is missing, and so are file and push: there is no source",
+            "set file = \"/path\", command = [\"/path/to/program\"] or push = true",
+        );
+        table.problems.push(problem);
         return None;
     };
     if let Some(second) = given.next() {
@@ -299,12 +296,6 @@ fn origin(table: &mut Table<'_>, name: &str) -> Option<Origin> {
         (None, Some(words)) => Some(Origin::Command(Arc::new(job(table, name, &words)), extract)),
         (None, None) => None,
     }
-}
-
-/// Whether a value was there and refused: its problem says so.
-fn was_refused(table: &Table<'_>, name: &str) -> bool {
-    let key = table.key(name);
-    table.problems.0.iter().any(|problem| problem.key == key)
 }
 
 fn extract(table: &mut Table<'_>) -> Extract {

@@ -928,7 +928,7 @@ expires = \"1m\"
         "sonde.toml:15:9: gauge.c.scale: makes every value the same",
         "sonde.toml:17:8: gauge.d.name: \"sonde.d\": names that begin with sonde.",
         "sonde.toml:19:11: gauge.d.pointer: \"d~2\" is no JSON pointer",
-        "sonde.toml:20:8: gauge.e: says nowhere where its value comes from",
+        "sonde.toml:20:8: gauge.e.command: is missing, and so are file and push",
         "sonde.toml:25:11: gauge.f.pattern: has no effect on what is pushed",
         "sonde.toml:27:8: gauge.g.name: \"Line.Speed\" is the name of gauge.f too",
         "gauge.g.attributes.a b: a name may hold letters",
@@ -942,5 +942,5 @@ expires = \"1m\"
         assert!(told.contains(expected), "{expected}\n---\n{told}");
     }
     // What was refused is not missed as well.
-    assert!(!told.contains("gauge.k: says nowhere"), "{told}");
+    assert!(!told.contains("gauge.k.command: is missing"), "{told}");
 }

@@ -33,6 +33,8 @@ struct Shared {
 pub(super) struct Board {
     pub(super) gauges: BTreeMap<String, Entry>,
     pub(super) admission: Admission,
+    /// Of the commands that ended since the last tick.
+    longest: Option<Duration>,
 }
 
 /// One gauge and what is known of it.
@@ -60,8 +62,10 @@ pub(super) struct Slot {
     fresh: Option<Result<Value, Missing>>,
     /// Why there is no value; empty: there is one.
     why: String,
-    /// When the last value came; `None`: none yet, or it has expired.
-    since_ns: Option<u64>,
+    /// When something came last; `None`: nothing yet, or it has expired.
+    heard_ns: Option<u64>,
+    /// It has had a value.
+    had: bool,
 }
 
 /// A file that is due.
@@ -119,8 +123,9 @@ impl Custom {
         })
     }
 
-    /// Puts what came of commands and pushes since the last tick.
-    pub fn collect(&self, now_ns: u64, out: &mut Readings) {
+    /// Puts what came of commands and pushes since the last tick. Returns how
+    /// long the longest command took that ended since.
+    pub fn collect(&self, now_ns: u64, out: &mut Readings) -> Option<Duration> {
         let mut board = self.lock();
         for entry in board.gauges.values_mut() {
             if let Origin::Push { expires, .. } = entry.definition.origin {
@@ -130,6 +135,7 @@ impl Custom {
                 entry.put(out);
             }
         }
+        board.longest.take()
     }
 
     /// What the status adds: why a gauge has no value, and gauges to which
@@ -248,7 +254,10 @@ impl Custom {
         now_ns: u64,
     ) {
         let mut board = self.lock();
-        let Some(entry) = board.gauges.get_mut(name) else {
+        let Board {
+            gauges, longest, ..
+        } = &mut *board;
+        let Some(entry) = gauges.get_mut(name) else {
             return;
         };
         let Origin::Command(of, extract) = &entry.definition.origin else {
@@ -260,6 +269,7 @@ impl Custom {
         }
         entry.running = false;
         entry.took = took;
+        *longest = (*longest).max(Some(took));
         let Some(printed) = printed else {
             return;
         };
@@ -312,8 +322,8 @@ impl Entry {
     fn expire(&mut self, expires: Duration, now_ns: u64) {
         let too_old = |at: u64| at.saturating_add(nanos(expires)) <= now_ns;
         for slot in &mut self.slots {
-            if slot.since_ns.is_some_and(too_old) {
-                slot.since_ns = None;
+            if slot.heard_ns.is_some_and(too_old) {
+                slot.heard_ns = None;
                 slot.fresh = Some(Err(Missing::Gone));
                 slot.why = format!("nothing was pushed for {expires:?}");
             }
@@ -346,21 +356,23 @@ impl Slot {
             id: None,
             fresh: (!why.is_empty()).then_some(Err(Missing::First)),
             why: why.to_owned(),
-            since_ns: None,
+            heard_ns: None,
+            had: false,
         }
     }
 
     /// The latest of what came since the last tick is what counts.
     pub(super) fn set(&mut self, value: Result<Value, Absence>, now_ns: u64) {
+        self.heard_ns = Some(now_ns);
         match value {
             Ok(value) => {
                 self.fresh = Some(Ok(value));
                 self.why.clear();
-                self.since_ns = Some(now_ns);
+                self.had = true;
             }
             Err((missing, why)) => {
                 // What was there before and is not any more is gone.
-                let gone = missing == Missing::Unsupported && self.since_ns.is_some();
+                let gone = missing == Missing::Unsupported && self.had;
                 self.fresh = Some(Err(if gone { Missing::Gone } else { missing }));
                 self.why = why;
             }

@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(find("rssi={}", "up rssi=-71, snr=9"), Ok(-71.0));
         assert_eq!(
             find("wlan0: {_} {}", "wlan0: 0000  54.  -56. -256"),
-            Err(NoMatch::Absent)
+            Ok(54.0)
         );
         assert_eq!(
             find("wlan0: {_} {}.", "wlan0: 0000  54.  -56. -256"),

@@ -1,7 +1,7 @@
 //! The board's promises, with times that the test chooses.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,9 +99,17 @@ fn the_last_push_before_a_tick_is_told_once_and_expires() {
     assert!(ticks.at(61 * S).is_empty());
     assert_eq!(ticks.at(62 * S), told(Err(Missing::Gone)));
     assert!(ticks.at(63 * S).is_empty());
+    // So does a number that could not be true.
+    let mut speed = pushed(4);
+    speed.shape.max = Some(9.0);
+    configure(&custom, &[("speed", speed)], 63 * S);
+    custom.push(push("speed", 10, &[]), 63 * S).unwrap_err();
+    assert_eq!(ticks.at(63 * S), told(Err(Missing::Garbage)));
+    assert_eq!(ticks.at(123 * S), told(Err(Missing::Gone)));
+    configure(&custom, &[("speed", pushed(4))], 124 * S);
     // By the metric's name as well; and it is there again.
-    assert_eq!(custom.push(push("line.speed", 4, &[]), 64 * S), Ok(()));
-    assert_eq!(ticks.at(65 * S), told(Ok(Value::Int(4))));
+    assert_eq!(custom.push(push("line.speed", 4, &[]), 124 * S), Ok(()));
+    assert_eq!(ticks.at(125 * S), told(Ok(Value::Int(4))));
 }
 
 #[test]
@@ -276,23 +284,40 @@ fn filed(path: &str, extract: Extract) -> Definition {
     definition("f", Origin::File(path.into(), extract))
 }
 
-fn read(custom: &Custom, root: &Path, now: u64) -> Listed {
-    let mut out = Readings::new(Registry::default());
-    let stamp = Stamp {
-        unix_ns: 0,
-        boot_ns: now,
-    };
-    Files::new(custom.clone(), root)
-        .read(stamp, &mut out)
-        .unwrap();
-    out.listed()
+struct Disk(tempfile::TempDir, Readings);
+
+impl Disk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self(dir, Readings::new(Registry::default()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&mut self, custom: &Custom, now: u64) -> Listed {
+        let boot_ns = now;
+        let stamp = Stamp {
+            unix_ns: 0,
+            boot_ns,
+        };
+        self.1.clear();
+        let mut files = Files::new(custom.clone(), self.0.path());
+        files.read(stamp, &mut self.1).unwrap();
+        self.1.listed()
+    }
 }
 
 #[test]
 fn files_are_read_at_their_interval_by_pattern_pointer_or_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("f"), "{\"a\": 4,\n \"b\": 5}").unwrap();
-    std::fs::write(dir.path().join("w"), " 6\n").unwrap();
+    let mut disk = Disk::new();
+    disk.write("f", b"{\"a\": 4,\n \"b\": 5}");
+    disk.write("w", b" 6\n");
     let pattern = Extract::Pattern(Pattern::parse("\"b\": {}}}").unwrap());
     let named =
         |name: &str, path: &str, extract| definition(name, Origin::File(path.into(), extract));
@@ -301,21 +326,21 @@ fn files_are_read_at_their_interval_by_pattern_pointer_or_whole() {
         ("b", named("b", "/f", pattern)),
         ("w", named("w", "/w", Extract::Whole)),
     ]);
-    let mut values = read(&custom, dir.path(), 3 * S);
+    let mut values = disk.read(&custom, 3 * S);
     values.sort_by(|a, b| a.0.cmp(&b.0));
     let is = |name: &str, value| (name.to_owned(), Ok(Value::Int(value)));
     assert_eq!(values, [is("a", 4), is("b", 5), is("w", 6)]);
-    assert!(read(&custom, dir.path(), 9 * S).is_empty());
+    assert!(disk.read(&custom, 9 * S).is_empty());
     // A program replaced it.
-    std::fs::write(dir.path().join("new"), "7").unwrap();
-    std::fs::rename(dir.path().join("new"), dir.path().join("w")).unwrap();
-    assert!(read(&custom, dir.path(), 10 * S).contains(&is("w", 7)));
+    disk.write("new", b"7");
+    std::fs::rename(disk.path("new"), disk.path("w")).unwrap();
+    assert!(disk.read(&custom, 10 * S).contains(&is("w", 7)));
 }
 
 #[test]
 fn special_huge_and_binary_files_are_typed_absence_and_hold_nobody_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let fifo = dir.path().join("fifo");
+    let mut disk = Disk::new();
+    let fifo = disk.path("fifo");
     rustix::fs::mknodat(
         rustix::fs::CWD,
         &fifo,
@@ -324,11 +349,11 @@ fn special_huge_and_binary_files_are_typed_absence_and_hold_nobody_up() {
         0,
     )
     .unwrap();
-    std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
-    std::fs::create_dir(dir.path().join("folder")).unwrap();
-    std::fs::write(dir.path().join("huge"), vec![b'1'; 65 * 1024]).unwrap();
-    std::fs::write(dir.path().join("binary"), [0xff, 0, b'1']).unwrap();
-    std::fs::write(dir.path().join("empty"), "").unwrap();
+    std::os::unix::fs::symlink("/dev/zero", disk.path("zero")).unwrap();
+    std::fs::create_dir(disk.path("folder")).unwrap();
+    disk.write("huge", &vec![b'1'; 65 * 1024]);
+    disk.write("binary", &[0xff, 0, b'1']);
+    disk.write("empty", b"");
     for (path, missing) in [
         ("/fifo", Missing::Unsupported),
         ("/zero", Missing::Unsupported),
@@ -340,17 +365,16 @@ fn special_huge_and_binary_files_are_typed_absence_and_hold_nobody_up() {
     ] {
         let custom = configured(&[("f", filed(path, Extract::Whole))]);
         let told = vec![("f".to_owned(), Err(missing))];
-        assert_eq!(read(&custom, dir.path(), S), told, "{path}");
+        assert_eq!(disk.read(&custom, S), told, "{path}");
     }
 }
 
 #[test]
 fn a_file_that_vanishes_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("f");
-    std::fs::write(&path, "1").unwrap();
+    let mut disk = Disk::new();
+    disk.write("f", b"1");
     let custom = configured(&[("f", filed("/f", Extract::Whole))]);
-    assert_eq!(read(&custom, dir.path(), S)[0].1, Ok(Value::Int(1)));
-    std::fs::remove_file(path).unwrap();
-    assert_eq!(read(&custom, dir.path(), 10 * S)[0].1, Err(Missing::Gone));
+    assert_eq!(disk.read(&custom, S)[0].1, Ok(Value::Int(1)));
+    std::fs::remove_file(disk.path("f")).unwrap();
+    assert_eq!(disk.read(&custom, 10 * S)[0].1, Err(Missing::Gone));
 }
