@@ -58,7 +58,7 @@ fn check_twins(table: &mut Table<'_>, new: &Definition, before: &BTreeMap<String
     let name = &new.gauge.name;
     let twin = before
         .iter()
-        .find(|(_, old)| old.gauge.name.eq_ignore_ascii_case(name));
+        .find(|(_, old)| folded(&old.gauge.name) == folded(name));
     let Some((other, old)) = twin else {
         return;
     };
@@ -67,14 +67,14 @@ fn check_twins(table: &mut Table<'_>, new: &Definition, before: &BTreeMap<String
         table.error(
             place,
             format!(
-                "{} is the name of gauge.{other} too, with another unit, kind, description or case",
+                "{} is the name of gauge.{other} too, with another unit, kind, description or spelling",
                 quoted(name)
             ),
             "give both the same ones, or one another name",
         );
     }
     let same = before.iter().find(|(_, old)| {
-        old.gauge.name.eq_ignore_ascii_case(name) && old.attributes == new.attributes
+        folded(&old.gauge.name) == folded(name) && old.attributes == new.attributes
     });
     if let Some((other, _)) = same {
         table.error(
@@ -86,6 +86,16 @@ fn check_twins(table: &mut Table<'_>, new: &Definition, before: &BTreeMap<String
             "give one of them another name or other attributes",
         );
     }
+}
+
+/// What Prometheus and those who search by a name in any case make of it: two
+/// gauges that meet there are one.
+fn folded(name: &str) -> String {
+    let fold = |c: char| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '_',
+    };
+    name.chars().map(fold).collect()
 }
 
 /// `None`: it has no source, which is on the list.
@@ -133,7 +143,7 @@ fn descriptor(table: &mut Table<'_>, table_name: &str) -> Arc<Descriptor> {
     let lower = name.to_ascii_lowercase();
     if table::ALL
         .iter()
-        .any(|(own, _)| own.name.eq_ignore_ascii_case(&lower))
+        .any(|(own, _)| folded(&own.name) == folded(&name))
     {
         table.error(
             place,

@@ -891,7 +891,7 @@ name = \"line.speed\"
 push = true
 pattern = \"{}\"
 [gauge.g]
-name = \"Line.Speed\"
+name = \"Line_Speed\"
 push = true
 [gauge.g.attributes]
 \"a b\" = \"c\"
@@ -930,7 +930,7 @@ expires = \"1m\"
         "sonde.toml:19:11: gauge.d.pointer: \"d~2\" is no JSON pointer",
         "sonde.toml:20:8: gauge.e.command: is missing, and so are file and push",
         "sonde.toml:25:11: gauge.f.pattern: has no effect on what is pushed",
-        "sonde.toml:27:8: gauge.g.name: \"Line.Speed\" is the name of gauge.f too",
+        "sonde.toml:27:8: gauge.g.name: \"Line_Speed\" is the name of gauge.f too",
         "gauge.g.attributes.a b: a name may hold letters",
         "sonde.toml:36:8: gauge.i.name: \"h.h\" with the same attributes is gauge.h already",
         "sonde.toml:40:11: gauge.j.command: starts \"bin/x\", which depends on the folder",

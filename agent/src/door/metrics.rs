@@ -129,6 +129,9 @@ impl Page {
         for (reason, n) in &receiver.refused {
             self.counter("sonde_receiver_refused_total", &[("reason", reason)], *n);
         }
+        for (reason, n) in &status.pushes_refused {
+            self.counter("sonde_pushes_refused_total", &[("reason", reason)], *n);
+        }
         let synchronised = f64::from(u8::from(status.clock.synchronised));
         self.gauge("sonde_clock_synchronised", &[], synchronised);
         for severity in ["error", "warning"] {

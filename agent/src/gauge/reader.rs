@@ -17,6 +17,9 @@ use super::{Family, Missing, Readings, Source, host_sources};
 use crate::clock::Clock;
 use crate::frame::Stamp;
 
+/// Of the thread. Room for the deepest JSON that a custom gauge may have to read.
+pub const STACK: usize = 256 * 1024;
+
 /// A set of families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Families(u32);
@@ -118,7 +121,7 @@ impl Reader {
         };
         let thread = thread::Builder::new()
             .name("gauges".into())
-            .stack_size(256 * 1024)
+            .stack_size(STACK)
             .spawn(work)?;
         Ok(Self {
             requests,

@@ -308,6 +308,12 @@ impl Entry {
         }
     }
 
+    /// Whether it has this series, or will have it.
+    pub(super) fn has(&self, attributes: &BTreeMap<String, String>) -> bool {
+        self.definition.attributes == *attributes
+            || self.slots.iter().any(|slot| slot.attributes == *attributes)
+    }
+
     /// When its command starts, so that it is done at its tick.
     fn starts_ns(&self) -> Option<u64> {
         let command = matches!(self.definition.origin, Origin::Command(..));

@@ -18,27 +18,35 @@ use rustix::fs::OFlags;
 use super::board::{Custom, Due};
 use super::definition::Absence;
 use crate::frame::Stamp;
-use crate::gauge::helper::{Helpers, MAX_PATHS};
+use crate::gauge::helper::{Helpers, MAX_PATHS, Question};
 use crate::gauge::{Family, Missing, Readings, Source};
 
 /// The longest file; what is longer is not what the config thinks it is.
 pub const MAX_BYTES: u64 = 64 * 1024;
 
+/// A file's text, or why there is none.
+pub(super) type Text = Result<String, Absence>;
+
 /// Reads the files of custom gauges.
 pub struct Files {
     custom: Custom,
     root: PathBuf,
-    helpers: Helpers<Result<String, Absence>>,
+    helpers: Helpers<Text>,
 }
 
 impl Files {
     /// Below `root`, `/` but in tests. No file is opened and no thread is
     /// started before a gauge needs one.
     pub fn new(custom: Custom, root: &Path) -> Self {
+        Self::asking(custom, root, Arc::new(|path: &Path| Ok(text(path))))
+    }
+
+    /// The same with another way to a file's text.
+    pub(super) fn asking(custom: Custom, root: &Path, question: Question<Text>) -> Self {
         Self {
             custom,
             root: root.to_owned(),
-            helpers: Helpers::new(Arc::new(|path: &Path| Ok(text(path)))),
+            helpers: Helpers::new(question),
         }
     }
 

@@ -37,6 +37,8 @@ pub enum Refusal {
     Ambiguous(String),
     /// An attribute that is not allowed; which, and what is wrong with it.
     Attribute(String, &'static str),
+    /// Another table has this series; which.
+    Taken(String, String),
     /// One set of attributes more than this gauge may have.
     Series(String, usize),
     /// A number that cannot be true.
@@ -53,6 +55,7 @@ impl Refusal {
             Refusal::NotPushed(_) => "not_pushed",
             Refusal::Ambiguous(_) => "ambiguous",
             Refusal::Attribute(..) => "attribute",
+            Refusal::Taken(..) => "taken",
             Refusal::Series(..) => "series",
             Refusal::Range(..) => "range",
             Refusal::Rate => "rate",
@@ -76,6 +79,10 @@ impl fmt::Display for Refusal {
                 "several gauges are named {name:?}; name the one that is meant as in [gauge.NAME]"
             ),
             Refusal::Attribute(key, wrong) => write!(f, "the attribute {key:?}: {wrong}"),
+            Refusal::Taken(name, table) => write!(
+                f,
+                "the gauge {name:?} with these attributes is that of [gauge.{table}]; push it there"
+            ),
             Refusal::Series(name, most) => write!(
                 f,
                 "the gauge {name:?} has {most} sets of attributes already, as many as it may; raise max_series, or use fewer"
@@ -135,7 +142,7 @@ impl Custom {
 impl Board {
     fn take(&mut self, push: Push, now_ns: u64) -> Result<(), Refusal> {
         let name = self.meant(&push.name)?;
-        let Some(entry) = self.gauges.get_mut(&name) else {
+        let Some(entry) = self.gauges.get(&name) else {
             return Err(Refusal::Unknown(push.name));
         };
         let Origin::Push { max_series, .. } = entry.definition.origin else {
@@ -155,6 +162,16 @@ impl Board {
             }
             attributes.insert(key, value);
         }
+        let gauge = entry.definition.gauge.clone();
+        let twin = self.gauges.iter().find(|(other, entry)| {
+            **other != name && entry.definition.gauge == gauge && entry.has(&attributes)
+        });
+        if let Some((other, _)) = twin {
+            return Err(Refusal::Taken(push.name, other.clone()));
+        }
+        let Some(entry) = self.gauges.get_mut(&name) else {
+            return Err(Refusal::Unknown(push.name));
+        };
         let known = entry
             .slots
             .iter()

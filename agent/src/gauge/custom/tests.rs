@@ -1,7 +1,7 @@
 //! The board's promises, with times that the test chooses.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +140,16 @@ fn hostile_pushes_are_refused_by_reason() {
         attributes: [("site".to_owned(), "b".to_owned())].into(),
         ..bounded.clone()
     };
-    let custom = configured(&[("speed", bounded), ("speed2", other), ("file", file)]);
+    let bare = Definition {
+        attributes: BTreeMap::new(),
+        ..bounded.clone()
+    };
+    let custom = configured(&[
+        ("bare", bare),
+        ("speed", bounded),
+        ("speed2", other),
+        ("file", file),
+    ]);
     let refused = |push| custom.push(push, S).unwrap_err().as_str();
     assert_eq!(refused(push("none", 1, &[])), "unknown");
     assert_eq!(refused(push("file", 1, &[])), "not_pushed");
@@ -154,6 +163,9 @@ fn hostile_pushes_are_refused_by_reason() {
     let many: Vec<(String, String)> = (0..17).map(|n| (format!("k{n}"), String::new())).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(refused(push("speed", 1, &many)), "attribute");
+    let taken = custom.push(push("bare", 1, &[("site", "b")]), S);
+    let speed2 = Refusal::Taken("bare".into(), "speed2".into());
+    assert_eq!(taken, Err(speed2));
     assert_eq!(refused(push("speed", 101, &[])), "range");
     // What cannot be true is an absence of that gauge, too.
     let told = vec![("line.speed site=a".to_owned(), Err(Missing::Garbage))];
@@ -377,4 +389,73 @@ fn a_file_that_vanishes_is_gone() {
     assert_eq!(disk.read(&custom, S)[0].1, Ok(Value::Int(1)));
     std::fs::remove_file(disk.path("f")).unwrap();
     assert_eq!(disk.read(&custom, 10 * S)[0].1, Err(Missing::Gone));
+}
+
+#[test]
+fn a_file_that_hangs_is_a_timeout_and_the_others_are_read() {
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let question = move |path: &Path| {
+        if path.ends_with("dead") {
+            let _ = gate.lock().unwrap().recv();
+        }
+        Ok(Ok("7".to_owned()))
+    };
+    let named = |path: &str| {
+        definition(
+            path,
+            Origin::File(format!("/{path}").into(), Extract::Whole),
+        )
+    };
+    let gauges = ["dead", "one", "two"].map(|path| (path, named(path)));
+    let custom = configured(&gauges);
+    let mut files = Files::asking(custom, Path::new("/"), Arc::new(question));
+    let mut out = Readings::new(Registry::default());
+    let mut at = |now, out: &mut Readings| {
+        out.clear();
+        let stamp = Stamp {
+            unix_ns: 0,
+            boot_ns: now,
+        };
+        files.read(stamp, out).unwrap();
+        let mut listed = out.listed();
+        listed.sort_by(|a, b| a.0.cmp(&b.0));
+        listed
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect::<Vec<_>>()
+    };
+    let seven = Ok(Value::Int(7));
+    for tick in 1..4 {
+        let told = at(tick * 10 * S, &mut out);
+        assert_eq!(told, [Err(Missing::Timeout), seven, seven]);
+    }
+    drop(open);
+    // It answers at last, and is asked again.
+    let mut tick = 4;
+    while at(tick * 10 * S, &mut out) != [seven; 3] {
+        tick += 1;
+    }
+}
+
+#[test]
+fn the_deepest_json_fits_the_stack_of_the_thread_that_reads_files() {
+    let read = || {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = format!("{}1{}", open.repeat(127), close.repeat(127));
+            let too_deep = format!("{}1{}", open.repeat(128), close.repeat(128));
+            let pointer = Extract::Pointer("/0".into());
+            let pointer = if open == "[" {
+                pointer
+            } else {
+                Extract::Pointer("/a".repeat(127))
+            };
+            let found = pointer.number(&deep);
+            assert_eq!(found.is_ok(), open != "[", "{found:?}");
+            assert!(pointer.number(&too_deep).is_err());
+        }
+    };
+    let stack = crate::gauge::reader::STACK;
+    let thread = std::thread::Builder::new().stack_size(stack).spawn(read);
+    thread.unwrap().join().unwrap();
 }
