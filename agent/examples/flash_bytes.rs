@@ -80,7 +80,10 @@ async fn hour(folder: &Path, up: bool, machine: bool) -> Result<(u64, SpoolStatu
     let mut encoder = Encoder::new(&[("device.id".into(), "gateway-0017".into())], "0.1.0");
     let mut invented = Invented::new(&readings);
     let mut sources = if machine {
-        host_sources(Path::new("/"))
+        host_sources(
+            Path::new("/"),
+            &sonde_agent::clock::Clock::new(sonde_agent::clock::ClockTrust::Always),
+        )
     } else {
         Vec::new()
     };

@@ -38,7 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let roster = Roster::default();
     roster.set([otlp].into_iter());
     let mut agent = Agent::new(spool, roster);
-    let mut sources = host_sources(Path::new("/"));
+    let mut sources = host_sources(
+        Path::new("/"),
+        &sonde_agent::clock::Clock::new(sonde_agent::clock::ClockTrust::Always),
+    );
     let mut figures = Figures::default();
     let mut readings = Readings::new(registry.clone());
     // As long as a gateway's usual resource.

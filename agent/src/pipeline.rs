@@ -346,6 +346,7 @@ impl<S: Store + Sync> Shell<S> {
         }
         self.figures.ticks += 1;
         self.figures.overruns = self.sampler.overruns();
+        self.figures.left_out = self.registry.left_out();
         // Also when the agent family itself is not due: the tick number must have no hole.
         self.figures.points = self.agent.read(&self.figures, &mut readings);
         let context = trace::context_of(span.span_context());

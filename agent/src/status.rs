@@ -103,6 +103,10 @@ pub struct AgentStatus {
     pub points: u64,
     /// Ticks that were due while an earlier one was still being read.
     pub overruns: u64,
+    /// Series that are not reported because their family has more than its
+    /// limit, by family.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, u64>,
     /// Own log records and spans that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
 }

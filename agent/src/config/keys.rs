@@ -273,7 +273,7 @@ pub static KEYS: &[Key] = &[
     without(
         "gauges.*.interval",
         Kind::Duration(100, DAY),
-        "gauges.interval; runtime at least 60s",
+        "gauges.interval, but at least 30s for hardware, 60s for kernel, link, watchdog, clock and runtime, 300s for flash",
         "\"60s\"",
         "How often this family is read.",
     ),

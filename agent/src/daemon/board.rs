@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::door::receiver::Receiver;
 use crate::door::{self, Boxed, Snapshot};
 use crate::event::Events;
+use crate::gauge::Family;
 use crate::gauge::custom::Custom;
 use crate::identity::Identity;
 use crate::journal;
@@ -127,6 +128,12 @@ impl Board {
             ticks: figures.ticks,
             points: figures.points,
             overruns: figures.overruns,
+            left_out: Family::ALL
+                .iter()
+                .zip(figures.left_out)
+                .filter(|(_, series)| *series > 0)
+                .map(|(family, series)| (family.as_str().to_owned(), series as u64))
+                .collect(),
             dropped,
         }
     }

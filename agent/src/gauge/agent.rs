@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use super::readings::{found, text};
 use super::table::{
     ERRORS, EVENT_COUNT, EVENT_MEASUREMENT, JOB_CPU, JOB_DURATION, JOB_REFUSED, JOB_RUNNING,
-    JOB_RUNS, OVERRUNS, POINTS, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE, SPOOL_WRITTEN, TICK,
-    UPLINK_ACKED, UPLINK_CIRCUIT, UPLINK_PENDING, UPLINK_STATE, UPLINK_TRANSITIONS, UPLINK_UP,
-    UPLINK_WIRE,
+    JOB_RUNS, OVERRUNS, POINTS, SERIES_DROPPED, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE,
+    SPOOL_WRITTEN, TICK, UPLINK_ACKED, UPLINK_CIRCUIT, UPLINK_PENDING, UPLINK_STATE,
+    UPLINK_TRANSITIONS, UPLINK_UP, UPLINK_WIRE,
 };
 use super::{Descriptor, Family, Missing, Readings, SeriesId, Value};
 use crate::event::Tally;
@@ -35,6 +35,8 @@ pub struct Figures {
     pub overruns: u64,
     /// Readings without a value and families that failed, in the order of [`Family::ALL`].
     pub errors: [u64; Family::ALL.len()],
+    /// Series that are left out at present, in the same order.
+    pub left_out: [usize; Family::ALL.len()],
     /// Batches handed to the spool.
     pub batches: u64,
     /// Data points that the spool refused.
@@ -50,6 +52,7 @@ pub struct Agent {
     ids: Option<Ids>,
     /// A family's series begins with its first error: nine zeros a tick would be paid for.
     errors: [Option<Option<SeriesId>>; Family::ALL.len()],
+    left_out: [Option<Option<SeriesId>>; Family::ALL.len()],
     losses: Vec<(String, String, Option<SeriesId>)>,
     work: Option<Work>,
     jobs: Vec<(JobKey, Option<SeriesId>)>,
@@ -93,6 +96,7 @@ impl Agent {
             uplink_ids: Vec::new(),
             ids: None,
             errors: [None; Family::ALL.len()],
+            left_out: [None; Family::ALL.len()],
             losses: Vec::new(),
             work: None,
             jobs: Vec::new(),
@@ -135,6 +139,22 @@ impl Agent {
                 out.series(&ERRORS, &[("sonde.family", text(family.as_str()))])
             });
             out.put(id, Value::whole(errors));
+        }
+        let left_out = Family::ALL
+            .iter()
+            .zip(&mut self.left_out)
+            .zip(figures.left_out);
+        for ((family, id), series) in left_out.filter(|((_, id), n)| *n > 0 || id.is_some()) {
+            let id = *id.get_or_insert_with(|| {
+                let family = [("sonde.family", text(family.as_str()))];
+                out.series(&SERIES_DROPPED, &family)
+            });
+            out.put(
+                id,
+                i64::try_from(series)
+                    .map(Value::Int)
+                    .map_err(|_| Missing::Garbage),
+            );
         }
         self.read_spool(ids.spool, out);
         self.read_uplinks(out);
@@ -374,6 +394,7 @@ mod tests {
             ticks: 7,
             points: 100,
             errors: std::array::from_fn(|at| if at == 2 { 3 } else { 0 }),
+            left_out: std::array::from_fn(|at| if at == 5 { 12 } else { 0 }),
             ..Figures::default()
         };
         let points = agent.read(&figures, &mut out);
@@ -388,6 +409,8 @@ mod tests {
             Some(Ok(Value::Int(3)))
         );
         assert_eq!(out.value("sonde.gauge.errors sonde.family=cpu"), None);
+        let dropped = "sonde.gauge.series.dropped sonde.family=network";
+        assert_eq!(out.value(dropped), Some(Ok(Value::Int(12))));
         assert_eq!(
             out.value("sonde.sampler.points"),
             Some(Value::whole(points))

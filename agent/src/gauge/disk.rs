@@ -5,7 +5,7 @@
 //! major minor name reads merged sectors ms writes merged sectors ms now ms_busy …
 //! ```
 //!
-//! Whole disks only: what has a folder in `/sys/block`. A partition's bytes
+//! `now` is the number under way. Whole disks only: what has a folder in `/sys/block`. A partition's bytes
 //! are its disk's bytes, and loop, RAM, zram and device-mapper devices stand
 //! on others. Sectors are 512 bytes whatever the disk's own are.
 
@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use super::file::KernelFile;
 use super::readings::{found, text};
-use super::table::{DISK_IO, DISK_IO_TIME, DISK_OPERATIONS};
+use super::table::{DISK_IN_FLIGHT, DISK_IO, DISK_IO_TIME, DISK_OPERATION_TIME, DISK_OPERATIONS};
 use super::{Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
 /// No gateway has more; the rest is left out with a warning.
 const MAX_DISKS: usize = 64;
+/// What one disk has.
+const GAUGES: usize = 8;
 const SECTOR: u64 = 512;
 /// Finer than a millisecond.
 const GRAIN: f64 = 1024.0;
@@ -36,7 +38,9 @@ pub struct Disk {
 struct Known {
     name: String,
     /// `None`: seen and not reported (a partition, a loop device).
-    ids: Option<[Option<SeriesId>; 5]>,
+    ids: Option<[Option<SeriesId>; GAUGES]>,
+    /// A disk beyond the limit.
+    beyond: bool,
     seen: bool,
 }
 
@@ -82,6 +86,7 @@ impl Source for Disk {
                     self.disks.push(Known {
                         name: name.to_owned(),
                         ids,
+                        beyond: real && reported >= MAX_DISKS,
                         seen: true,
                     });
                     self.disks.len() - 1
@@ -107,6 +112,10 @@ impl Source for Disk {
             }
             disk.seen
         });
+        let beyond = self.disks.iter().filter(|disk| disk.beyond).count();
+        let known = self.disks.iter().flat_map(|disk| disk.ids).flatten();
+        let refused = known.filter(Option::is_none).count();
+        out.leave_out(Family::Disk, beyond * GAUGES + refused);
         Ok(())
     }
 }
@@ -120,7 +129,7 @@ fn real(name: &str) -> bool {
         })
 }
 
-fn series(name: &str, out: &Readings) -> [Option<SeriesId>; 5] {
+fn series(name: &str, out: &Readings) -> [Option<SeriesId>; GAUGES] {
     let device = || ("system.device", found(name));
     let towards = |direction| [("disk.io.direction", text(direction)), device()];
     [
@@ -129,28 +138,46 @@ fn series(name: &str, out: &Readings) -> [Option<SeriesId>; 5] {
         out.series(&DISK_OPERATIONS, &towards("read")),
         out.series(&DISK_OPERATIONS, &towards("write")),
         out.series(&DISK_IO_TIME, &[device()]),
+        out.series(&DISK_OPERATION_TIME, &towards("read")),
+        out.series(&DISK_OPERATION_TIME, &towards("write")),
+        out.series(&DISK_IN_FLIGHT, &[device()]),
     ]
 }
 
 /// In the order of [`series`], from the fields behind the name.
-fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> [Result<Value, Missing>; 5] {
+fn parse<'a>(fields: impl Iterator<Item = &'a str>) -> [Result<Value, Missing>; GAUGES] {
     let mut raw = [None; 10];
     for (slot, field) in raw.iter_mut().zip(fields) {
         *slot = field.parse::<u64>().ok();
     }
-    let [reads, _, read, _, writes, _, written, _, _, busy_ms] =
-        raw.map(|field: Option<u64>| field.ok_or(Missing::Garbage));
+    let [
+        reads,
+        _,
+        read,
+        read_ms,
+        writes,
+        _,
+        written,
+        written_ms,
+        now,
+        busy_ms,
+    ] = raw.map(|field: Option<u64>| field.ok_or(Missing::Garbage));
     let bytes = |sectors: Result<u64, Missing>| {
         sectors
             .and_then(|sectors| sectors.checked_mul(SECTOR).ok_or(Missing::Garbage))
             .and_then(Value::whole)
     };
+    let seconds = |ms: Result<u64, Missing>| Value::grained(ms? as f64 / 1000.0, GRAIN);
     [
         bytes(read),
         bytes(written),
         reads.and_then(Value::whole),
         writes.and_then(Value::whole),
-        busy_ms.and_then(|ms| Value::grained(ms as f64 / 1000.0, GRAIN)),
+        seconds(busy_ms),
+        seconds(read_ms),
+        seconds(written_ms),
+        // Some drivers count below zero for a moment.
+        now.and_then(Value::whole),
     ]
 }
 
@@ -170,19 +197,24 @@ mod tests {
         let mut source = Disk::new(dir.path());
         let mut out = Readings::new(Registry::default());
         source.read(Stamp::default(), &mut out).unwrap();
-        assert_eq!(out.as_slice().len(), 5);
+        assert_eq!(out.as_slice().len(), GAUGES);
         let read = out.value("system.disk.io disk.io.direction=read system.device=mmcblk0");
         assert_eq!(read, Some(Ok(Value::Int(4096))));
         assert_eq!(
             out.value("system.disk.io_time system.device=mmcblk0"),
             Some(Ok(Value::Float(1.5)))
         );
+        let device = "system.device=mmcblk0";
+        let time = format!("system.disk.operation_time disk.io.direction=write {device}");
+        assert_eq!(out.value(&time), Some(Ok(Value::Float(4.0 / 1024.0))));
+        let under_way = format!("sonde.disk.in_flight {device}");
+        assert_eq!(out.value(&under_way), Some(Ok(Value::Int(0))));
 
         std::fs::write(&stats, "").unwrap();
         out.clear();
         source.read(Stamp::default(), &mut out).unwrap();
         assert!(
-            out.as_slice().len() == 5
+            out.as_slice().len() == GAUGES
                 && out
                     .listed()
                     .iter()

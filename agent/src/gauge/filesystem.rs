@@ -21,7 +21,7 @@ use rustix::fs::StatVfs;
 
 use super::cpu::SHARE_GRAIN;
 use super::file::{KernelFile, unescape};
-use super::helper::{Helpers, MAX_PATHS, Question};
+use super::helper::{Helpers, Question};
 use super::readings::{found, text};
 use super::table::{FILESYSTEM_INODES, FILESYSTEM_LIMIT, FILESYSTEM_USAGE, FILESYSTEM_UTILIZATION};
 use super::{Attribute, Family, Missing, Readings, SeriesId, Source, Value};
@@ -32,6 +32,8 @@ const KEEPS: [&str; 20] = [
     "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "vfat", "exfat", "ntfs3",
     "fuseblk", "ubifs", "jffs2", "zfs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs",
 ];
+/// No gateway has more; the rest is left out with a warning.
+const MAX_MOUNTS: usize = 64;
 /// What one file system has: used, free, reserved; utilization; limit; inodes used and free.
 const GAUGES: usize = 7;
 
@@ -41,7 +43,7 @@ pub struct Filesystem {
     table: String,
     mounts: Vec<Mount>,
     paths: Arc<[PathBuf]>,
-    helpers: Helpers<StatVfs>,
+    helpers: Helpers<PathBuf, StatVfs>,
     root: PathBuf,
     changes: Changes,
 }
@@ -92,11 +94,13 @@ impl Filesystem {
     pub fn new(root: &Path) -> Self {
         Self::with(
             root,
-            Arc::new(|path| rustix::fs::statvfs(path).map_err(|error| Missing::of(&error.into()))),
+            Arc::new(|path| {
+                rustix::fs::statvfs(path.as_path()).map_err(|error| Missing::of(&error.into()))
+            }),
         )
     }
 
-    fn with(root: &Path, question: Question<StatVfs>) -> Self {
+    fn with(root: &Path, question: Question<PathBuf, StatVfs>) -> Self {
         Self {
             file: KernelFile::new(root.join("proc/self/mountinfo")),
             table: String::new(),
@@ -119,16 +123,20 @@ impl Filesystem {
         }
         table.clone_into(&mut self.table);
         let mut mounts = parse(table);
-        if mounts.len() > MAX_PATHS {
+        let beyond = mounts.len().saturating_sub(MAX_MOUNTS);
+        if beyond > 0 {
             log::warn!(
-                "{} file systems are mounted; only the first {MAX_PATHS} are reported",
+                "{} file systems are mounted; only the first {MAX_MOUNTS} are reported",
                 mounts.len()
             );
-            mounts.truncate(MAX_PATHS);
+            mounts.truncate(MAX_MOUNTS);
         }
         for mount in &mut mounts {
             mount.ids = Some(mount.series(out));
         }
+        let refused = mounts.iter().flat_map(|mount| mount.ids).flatten();
+        let refused = refused.filter(Option::is_none).count();
+        out.leave_out(Family::Filesystem, beyond * GAUGES + refused);
         for old in &self.mounts {
             if !mounts.iter().any(|mount| mount.ids == old.ids) {
                 for id in old.ids.into_iter().flatten() {
@@ -291,7 +299,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("proc/self")).unwrap();
         let table = dir.path().join("proc/self/mountinfo");
         std::fs::write(&table, TABLE).unwrap();
-        let question: Question<StatVfs> = Arc::new(|path| {
+        let question: Question<PathBuf, StatVfs> = Arc::new(|path| {
             if path.ends_with("a b") {
                 Err(Missing::Gone)
             } else {

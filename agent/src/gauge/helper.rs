@@ -1,55 +1,74 @@
 //! Questions that may hang: asked on helper threads, answered or [`Missing::Timeout`].
 //!
-//! `statvfs` on a dead network mount cannot be cancelled. A helper that hangs
-//! is left alone with its question, the path is not asked again until the
-//! answer comes, and the other paths go to the second helper. There are never
-//! more than [`MAX_HELPERS`]; when all hang, every path is a timeout.
+//! `statvfs` on a dead network mount and a read of a register behind a stuck
+//! bus cannot be cancelled. A helper that hangs is left alone with its
+//! question, that thing is not asked about again until the answer comes, and
+//! the others go to the second helper. There are never more than
+//! [`MAX_HELPERS`]; when all hang, everything is a timeout.
+//!
+//! A list of questions costs two wake-ups, however long it is: the helper says
+//! when it is through, and the asker looks from time to time how far it got.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::Missing;
 
-/// One to hang and one to go on; two dead mounts stop the rest.
+/// One to hang and one to go on; two dead things stop the rest.
 pub const MAX_HELPERS: usize = 2;
-/// A local file system answers in microseconds, a healthy remote one in milliseconds.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// Answers that fit without a reader: those of one whole list.
-pub const MAX_PATHS: usize = 64;
+/// A local file system answers in microseconds, a register on a bus or a
+/// healthy remote mount in milliseconds. Twice this is the longest wait for one.
+const PATIENCE: Duration = Duration::from_millis(125);
+/// The longest list; what comes after is a timeout.
+pub const MAX_LIST: usize = 256;
 
-/// The question.
-pub type Question<T> = Arc<dyn Fn(&Path) -> Result<T, Missing> + Send + Sync>;
+/// Asks about one thing.
+pub type Question<Q, T> = Arc<dyn Fn(&Q) -> Result<T, Missing> + Send + Sync>;
 
-/// Asks one question about many paths.
-pub struct Helpers<T> {
-    question: Question<T>,
+/// Asks one question about many things.
+pub struct Helpers<Q, T> {
+    question: Question<Q, T>,
     patience: Duration,
-    helpers: Vec<Helper<T>>,
+    helpers: Vec<Helper<Q, T>>,
 }
 
-struct Helper<T> {
-    jobs: SyncSender<Job>,
-    answers: Receiver<(u64, usize, Result<T, Missing>)>,
-    /// Number of its last job; answers to earlier ones come too late.
-    job: u64,
-    /// The list it works on, and which answer comes next; `None`: idle.
-    busy: Option<(Arc<[PathBuf]>, usize)>,
-    give_up: Arc<AtomicBool>,
+struct Helper<Q, T>(Arc<Desk<Q, T>>);
+
+/// Where asker and helper meet.
+struct Desk<Q, T> {
+    state: Mutex<State<Q, T>>,
+    changed: Condvar,
 }
 
-struct Job {
-    number: u64,
-    paths: Arc<[PathBuf]>,
-    from: usize,
+struct State<Q, T> {
+    phase: Phase,
+    list: Arc<[Q]>,
+    /// Position in the list of the question that is being asked.
+    at: usize,
+    /// Answers to the questions before `at`, from where this helper began.
+    answers: Vec<Result<T, Missing>>,
 }
 
-impl<T: Send + 'static> Helpers<T> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing to do.
+    Idle,
+    /// A list was handed over.
+    Asking,
+    /// The asker has gone on without it; the answer it hangs on is for nobody.
+    Late,
+    /// No more lists will come.
+    Ended,
+}
+
+impl<Q, T> Helpers<Q, T>
+where
+    Q: Clone + PartialEq + Send + Sync + 'static,
+    T: Send + 'static,
+{
     /// No thread is started before the first question.
-    pub fn new(question: Question<T>) -> Self {
+    pub fn new(question: Question<Q, T>) -> Self {
         Self {
             question,
             patience: PATIENCE,
@@ -57,86 +76,55 @@ impl<T: Send + 'static> Helpers<T> {
         }
     }
 
-    /// Asks about each path (at most [`MAX_PATHS`]) and calls `each` once for
-    /// every one, in no fixed order. Waits at most `PATIENCE` for each helper that hangs.
-    pub fn ask(&mut self, paths: &Arc<[PathBuf]>, mut each: impl FnMut(usize, Result<T, Missing>)) {
-        for helper in &mut self.helpers {
-            helper.collect();
-        }
-        let hanging: Vec<PathBuf> = self.helpers.iter().filter_map(Helper::hangs_on).collect();
+    /// Asks about each thing (at most [`MAX_LIST`]) and calls `each` once for
+    /// every one, in no fixed order. Waits at most twice the patience for each that hangs.
+    pub fn ask(&mut self, list: &Arc<[Q]>, mut each: impl FnMut(usize, Result<T, Missing>)) {
+        let hanging: Vec<Q> = self.helpers.iter().filter_map(Helper::hangs_on).collect();
         if hanging.is_empty() {
-            self.ask_from(paths, |at| at, &mut each);
+            self.ask_all(list, |at| at, &mut each);
             return;
         }
         let mut kept = Vec::new();
-        for (at, path) in paths.iter().enumerate() {
-            if hanging.contains(path) {
+        for (at, thing) in list.iter().enumerate() {
+            if hanging.contains(thing) {
                 each(at, Err(Missing::Timeout));
             } else {
                 kept.push(at);
             }
         }
-        let rest: Arc<[PathBuf]> = kept
+        let rest: Arc<[Q]> = kept
             .iter()
-            .filter_map(|at| paths.get(*at).cloned())
+            .filter_map(|at| list.get(*at).cloned())
             .collect();
-        self.ask_from(&rest, |at| kept.get(at).copied().unwrap_or(at), &mut each);
+        self.ask_all(&rest, |at| kept.get(at).copied().unwrap_or(at), &mut each);
     }
 
-    fn ask_from(
+    fn ask_all(
         &mut self,
-        paths: &Arc<[PathBuf]>,
+        list: &Arc<[Q]>,
         place: impl Fn(usize) -> usize,
         each: &mut impl FnMut(usize, Result<T, Missing>),
     ) {
         let mut from = 0;
-        while from < paths.len().min(MAX_PATHS) {
+        while from < list.len().min(MAX_LIST) {
             let patience = self.patience;
             let Some(helper) = self.idle() else {
                 break;
             };
-            helper.give_up.store(false, Ordering::Relaxed);
-            helper.busy = Some((paths.clone(), from));
-            helper.job += 1;
-            let number = helper.job;
-            if helper
-                .jobs
-                .try_send(Job {
-                    number,
-                    paths: paths.clone(),
-                    from,
-                })
-                .is_err()
-            {
-                break;
+            let answers = helper.ask(list, from, patience);
+            for answer in answers {
+                each(place(from), answer);
+                from += 1;
             }
-            while from < paths.len() {
-                match helper.answers.recv_timeout(patience) {
-                    Ok((job, _, _)) if job != number => {}
-                    Ok((_, at, answer)) => {
-                        each(place(at), answer);
-                        from = at + 1;
-                        helper.busy = Some((paths.clone(), from));
-                    }
-                    Err(RecvTimeoutError::Timeout) => {
-                        helper.give_up.store(true, Ordering::Relaxed);
-                        each(place(from), Err(Missing::Timeout));
-                        from += 1;
-                        break;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => break,
-                }
-            }
-            helper.collect();
         }
-        for at in from..paths.len() {
+        for at in from..list.len() {
             each(place(at), Err(Missing::Timeout));
         }
     }
 
     /// A helper with nothing to do, if need be a new one.
-    fn idle(&mut self) -> Option<&mut Helper<T>> {
-        if let Some(at) = self.helpers.iter().position(|helper| helper.busy.is_none()) {
+    fn idle(&mut self) -> Option<&mut Helper<Q, T>> {
+        if let Some(at) = self.helpers.iter().position(Helper::is_idle) {
             return self.helpers.get_mut(at);
         }
         if self.helpers.len() < MAX_HELPERS {
@@ -147,70 +135,137 @@ impl<T: Send + 'static> Helpers<T> {
     }
 }
 
-impl<T: Send + 'static> Helper<T> {
-    fn start(question: Question<T>) -> Option<Self> {
-        let (jobs, todo) = sync_channel::<Job>(1);
-        let (done, answers) = sync_channel(MAX_PATHS);
-        let give_up = Arc::new(AtomicBool::new(false));
-        let stop = give_up.clone();
-        let work = move || {
-            for job in todo {
-                for (at, path) in job.paths.iter().enumerate().skip(job.from).take(MAX_PATHS) {
-                    if done.send((job.number, at, question(path))).is_err() {
-                        return;
-                    }
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
-            }
-        };
+impl<Q, T> Desk<Q, T> {
+    /// Whoever panicked here left nothing half done.
+    fn lock(&self) -> MutexGuard<'_, State<Q, T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Q, T> Helper<Q, T>
+where
+    Q: Clone + Send + Sync + 'static,
+    T: Send + 'static,
+{
+    fn start(question: Question<Q, T>) -> Option<Self> {
+        let desk = Arc::new(Desk {
+            state: Mutex::new(State {
+                phase: Phase::Idle,
+                list: Arc::new([]),
+                at: 0,
+                answers: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        });
+        let shared = desk.clone();
         // Not joined: a helper that hangs in the kernel never ends.
         match thread::Builder::new()
             .name("gauge-helper".into())
             .stack_size(64 * 1024)
-            .spawn(work)
+            .spawn(move || work(&shared, &question))
         {
-            Ok(_) => Some(Self {
-                jobs,
-                answers,
-                job: 0,
-                busy: None,
-                give_up,
-            }),
+            Ok(_) => Some(Self(desk)),
             Err(error) => {
-                log::warn!("could not start a helper thread to read file systems: {error}");
+                log::warn!("could not start a helper thread to read what may hang: {error}");
                 None
             }
         }
     }
 
-    /// Notes whether the question it hung on was answered at last.
-    fn collect(&mut self) {
-        if let Some((paths, next)) = &self.busy {
-            let answered = self.answers.try_iter().next().is_some();
-            if answered || *next >= paths.len() {
-                self.busy = None;
-            }
+    fn is_idle(&self) -> bool {
+        self.0.lock().phase == Phase::Idle
+    }
+
+    fn hangs_on(&self) -> Option<Q> {
+        let state = self.0.lock();
+        match state.phase {
+            Phase::Late => state.list.get(state.at).cloned(),
+            _ => None,
         }
     }
 
-    fn hangs_on(&self) -> Option<PathBuf> {
-        let (paths, next) = self.busy.as_ref()?;
-        paths.get(*next).cloned()
+    /// The answers from `from` on: all, or those up to one that hangs and its timeout.
+    fn ask(&self, list: &Arc<[Q]>, from: usize, patience: Duration) -> Vec<Result<T, Missing>> {
+        let mut state = self.0.lock();
+        state.phase = Phase::Asking;
+        state.list = list.clone();
+        state.at = from;
+        state.answers.clear();
+        self.0.changed.notify_all();
+        let mut seen = from;
+        while state.phase == Phase::Asking {
+            let (next, timeout) = self
+                .0
+                .changed
+                .wait_timeout(state, patience)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if !timeout.timed_out() || state.phase != Phase::Asking {
+                continue;
+            }
+            if state.at > seen {
+                seen = state.at;
+                continue;
+            }
+            state.phase = Phase::Late;
+            let mut answers = std::mem::take(&mut state.answers);
+            answers.push(Err(Missing::Timeout));
+            return answers;
+        }
+        std::mem::take(&mut state.answers)
+    }
+}
+
+impl<Q, T> Drop for Helper<Q, T> {
+    fn drop(&mut self) {
+        self.0.lock().phase = Phase::Ended;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A helper's life.
+fn work<Q: Clone, T>(desk: &Desk<Q, T>, question: &Question<Q, T>) {
+    let mut state = desk.lock();
+    loop {
+        match state.phase {
+            Phase::Ended => return,
+            Phase::Idle => {
+                state = desk
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            // It answered after all.
+            Phase::Late => state.phase = Phase::Idle,
+            Phase::Asking => {
+                let next = state.list.get(state.at).cloned();
+                let Some(thing) = next.filter(|_| state.at < MAX_LIST) else {
+                    state.phase = Phase::Idle;
+                    desk.changed.notify_all();
+                    continue;
+                };
+                drop(state);
+                let answer = question(&thing);
+                state = desk.lock();
+                if state.phase == Phase::Asking {
+                    state.answers.push(answer);
+                    state.at += 1;
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Condvar, Mutex};
+    use std::path::PathBuf;
 
     type Gate = Arc<(Mutex<bool>, Condvar)>;
 
-    fn helpers(gate: &Gate) -> Helpers<usize> {
+    fn helpers(gate: &Gate) -> Helpers<PathBuf, usize> {
         let gate = gate.clone();
-        let mut helpers = Helpers::new(Arc::new(move |path: &Path| {
+        let mut helpers = Helpers::new(Arc::new(move |path: &PathBuf| {
             if path.to_string_lossy().starts_with("/dead") {
                 let mut open = gate.0.lock().unwrap();
                 while !*open {
@@ -219,11 +274,11 @@ mod tests {
             }
             Ok(path.as_os_str().len())
         }));
-        helpers.patience = Duration::from_millis(40);
+        helpers.patience = Duration::from_millis(20);
         helpers
     }
 
-    fn ask(helpers: &mut Helpers<usize>, paths: &[&str]) -> Vec<Result<usize, Missing>> {
+    fn ask(helpers: &mut Helpers<PathBuf, usize>, paths: &[&str]) -> Vec<Result<usize, Missing>> {
         let paths: Arc<[PathBuf]> = paths.iter().map(PathBuf::from).collect();
         let mut answers = vec![None; paths.len()];
         helpers.ask(&paths, |at, answer| {

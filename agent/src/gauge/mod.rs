@@ -3,11 +3,12 @@
 
 //!
 //! One file per family implements [`Source`] and reads into a [`Readings`].
-//! `sysinfo` finds and reads the thermometers and tells the host's name and
-//! kernel (see [`crate::identity`]); the other families are read by own small
-//! parsers, because `sysinfo` has no CPU time by mode, no dropped packets and
-//! no superblock options, opens every file anew at each refresh, and cannot
-//! be pointed at a test's own `/proc`.
+//! Sources that read one small file per number are a [`probe::Look`] only.
+//! `sysinfo` tells the host's name and kernel (see [`crate::identity`]); the
+//! families are read by own small parsers, because `sysinfo` has no CPU time by
+//! mode, no dropped packets, no superblock options, no fans, merges sensors of
+//! the same label, opens every file anew at each refresh, and cannot be pointed
+//! at a test's own `/proc`.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -17,22 +18,30 @@ use std::time::Duration;
 use crate::frame::Stamp;
 
 pub mod agent;
+pub mod clock;
 pub mod cpu;
 pub mod custom;
 pub mod disk;
 pub mod file;
 pub mod filesystem;
+pub mod flash;
 pub mod helper;
+pub mod hwmon;
+pub mod kernel;
+pub mod link;
 pub mod load;
 pub mod memory;
 pub mod naming;
 pub mod network;
+pub mod pressure;
+pub mod probe;
 pub mod process;
 pub mod reader;
 pub mod readings;
 pub mod runtime;
 pub mod table;
-pub mod temperature;
+pub mod throttling;
+pub mod watchdog;
 
 pub use readings::{Reading, Readings, Registry};
 
@@ -53,6 +62,22 @@ pub enum Family {
     Network,
     /// Thermal zones and hwmon.
     Temperature,
+    /// Fans, voltages, currents, power and alarms of hwmon chips.
+    Hardware,
+    /// Clock frequency, cooling devices and what holds the CPU back.
+    Throttling,
+    /// Pressure stall information.
+    Pressure,
+    /// Out-of-memory kills, page faults, entropy.
+    Kernel,
+    /// Wear of eMMC, UFS and raw NAND.
+    Flash,
+    /// State and speed of network links, Wi-Fi signal.
+    Link,
+    /// Hardware watchdogs.
+    Watchdog,
+    /// Synchronisation of the wall clock, the battery clock.
+    Clock,
     /// This process.
     Process,
     /// What the config describes: files, commands, pushes.
@@ -155,7 +180,18 @@ pub trait Source: Send {
 /// in tests). [`Family::Agent`] and most of [`Family::Runtime`] are not among
 /// them: they never block, so the pipeline reads them itself, and the tick
 /// number does not depend on a disk.
-pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
+pub fn host_sources(root: &Path, clock: &crate::clock::Clock) -> Vec<Box<dyn Source>> {
+    let shared = probe::shared();
+    let probe = |family, look, limit, keep| {
+        Box::new(probe::Probe::new(
+            family,
+            root,
+            look,
+            limit,
+            keep,
+            shared.clone(),
+        ))
+    };
     vec![
         Box::new(cpu::Cpu::new(root)),
         Box::new(load::Load::new(root)),
@@ -163,15 +199,25 @@ pub fn host_sources(root: &Path) -> Vec<Box<dyn Source>> {
         Box::new(filesystem::Filesystem::new(root)),
         Box::new(disk::Disk::new(root)),
         Box::new(network::Network::new(root)),
-        Box::new(temperature::Temperature::new(root)),
+        Box::new(pressure::Pressure::new(root)),
+        Box::new(kernel::Kernel::new(root)),
+        Box::new(clock::TimeSync::new(root, clock.clone())),
         Box::new(process::Process::new(root)),
         Box::new(runtime::Own::new(root)),
+        Box::new(link::Wireless::new(root)),
+        // What may hang comes last.
+        probe(Family::Throttling, throttling::look, 128, true),
+        probe(Family::Watchdog, watchdog::look, 32, false),
+        probe(Family::Link, link::look, 192, false),
+        probe(Family::Flash, flash::look, 128, false),
+        probe(Family::Temperature, hwmon::temperatures, 64, true),
+        probe(Family::Hardware, hwmon::hardware, 256, true),
     ]
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 11] = [
+    pub const ALL: [Family; 19] = [
         Family::Cpu,
         Family::Load,
         Family::Memory,
@@ -179,6 +225,14 @@ impl Family {
         Family::Disk,
         Family::Network,
         Family::Temperature,
+        Family::Hardware,
+        Family::Throttling,
+        Family::Pressure,
+        Family::Kernel,
+        Family::Flash,
+        Family::Link,
+        Family::Watchdog,
+        Family::Clock,
         Family::Process,
         Family::Custom,
         Family::Agent,
@@ -195,6 +249,14 @@ impl Family {
             Family::Disk => "disk",
             Family::Network => "network",
             Family::Temperature => "temperature",
+            Family::Hardware => "hardware",
+            Family::Throttling => "throttling",
+            Family::Pressure => "pressure",
+            Family::Kernel => "kernel",
+            Family::Flash => "flash",
+            Family::Link => "link",
+            Family::Watchdog => "watchdog",
+            Family::Clock => "clock",
             Family::Process => "process",
             Family::Custom => "custom",
             Family::Agent => "agent",
@@ -206,10 +268,15 @@ impl Family {
 impl Family {
     /// The shortest interval that it has by default, whatever `gauges.interval` says.
     pub fn rhythm(self) -> Option<Duration> {
-        match self {
-            Family::Runtime => Some(Duration::from_secs(60)),
-            _ => None,
-        }
+        let seconds = match self {
+            Family::Flash => 300,
+            Family::Kernel | Family::Link | Family::Watchdog | Family::Clock | Family::Runtime => {
+                60
+            }
+            Family::Hardware => 30,
+            _ => return None,
+        };
+        Some(Duration::from_secs(seconds))
     }
 }
 
@@ -285,7 +352,13 @@ impl Missing {
         match error.kind() {
             ErrorKind::NotFound => Missing::Unsupported,
             ErrorKind::PermissionDenied => Missing::Denied,
-            ErrorKind::TimedOut => Missing::Timeout,
+            // A sensor that is not ready says "try again".
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Missing::Timeout,
+            // The speed of a link that is down, a zone that is switched off.
+            ErrorKind::InvalidInput | ErrorKind::Unsupported => Missing::Unsupported,
+            _ if error.raw_os_error() == Some(rustix::io::Errno::NODATA.raw_os_error()) => {
+                Missing::Unsupported
+            }
             ErrorKind::InvalidData => Missing::Garbage,
             _ => Missing::Gone,
         }

@@ -17,7 +17,14 @@ use crate::frame::Stamp;
 
 /// No gateway has more; the rest is left out with a warning.
 const MAX_INTERFACES: usize = 64;
+/// What one interface has.
+const GAUGES: usize = 8;
 const LEFT_OUT: [&str; 5] = ["veth", "ifb", "dummy", "cali", "lxc"];
+
+/// Whether nobody wants to hear of an interface of this name.
+pub(super) fn left_out(name: &str) -> bool {
+    name == "lo" || LEFT_OUT.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// Reads `/proc/net/dev`.
 #[derive(Debug)]
@@ -30,7 +37,7 @@ pub struct Network {
 #[derive(Debug)]
 struct Known {
     name: String,
-    ids: [Option<SeriesId>; 8],
+    ids: [Option<SeriesId>; GAUGES],
     seen: bool,
 }
 
@@ -58,13 +65,14 @@ impl Source for Network {
         for interface in &mut self.interfaces {
             interface.seen = false;
         }
+        let mut beyond = 0;
         for line in table.lines().skip(2) {
             let Some((name, rest)) = line.rsplit_once(": ").or_else(|| line.rsplit_once(':'))
             else {
                 continue;
             };
             let name = name.trim_start();
-            if name == "lo" || LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
+            if left_out(name) {
                 continue;
             }
             let at = match self.interfaces.iter().position(|known| known.name == name) {
@@ -79,6 +87,7 @@ impl Source for Network {
                     self.interfaces.len() - 1
                 }
                 None => {
+                    beyond += 1;
                     if !self.full {
                         self.full = true;
                         log::warn!(
@@ -104,12 +113,15 @@ impl Source for Network {
             }
             interface.seen
         });
+        let known = self.interfaces.iter().flat_map(|known| known.ids);
+        let refused = known.filter(Option::is_none).count();
+        out.leave_out(Family::Network, beyond * GAUGES + refused);
         Ok(())
     }
 }
 
 /// Receive and transmit of: bytes, packets, errors, drops.
-fn series(name: &str, out: &Readings) -> [Option<SeriesId>; 8] {
+fn series(name: &str, out: &Readings) -> [Option<SeriesId>; GAUGES] {
     let both = |gauge: &'static Descriptor| {
         ["receive", "transmit"].map(|direction| {
             out.series(
@@ -240,7 +252,8 @@ mod tests {
         }
         let (_dir, mut source, mut out) = setup(&table);
         source.read(Stamp::default(), &mut out).unwrap();
-        assert_eq!(out.as_slice().len(), MAX_INTERFACES * 8);
+        assert_eq!(out.as_slice().len(), MAX_INTERFACES * GAUGES);
+        assert_eq!(out.left_out(Family::Network), 36 * GAUGES);
         let value = out.value(
             "system.network.errors network.interface.name=eth0 network.io.direction=receive",
         );

@@ -98,7 +98,7 @@ impl FromIterator<Family> for Families {
 impl Reader {
     /// Starts the thread with the host's sources below `root`.
     pub fn start(root: &Path, clock: Clock) -> io::Result<Self> {
-        Self::with(host_sources(root), clock)
+        Self::with(host_sources(root, &clock), clock)
     }
 
     /// Starts the thread with given sources.
@@ -293,7 +293,10 @@ mod tests {
             .await
             .unwrap();
         assert!(answer.readings.as_slice().len() > 30);
-        assert_eq!(answer.reports.len(), host_sources(Path::new("/")).len());
+        assert_eq!(
+            answer.reports.len(),
+            host_sources(Path::new("/"), &clock()).len()
+        );
         assert!(reader.stop(Duration::from_secs(5)).await);
     }
 }

@@ -9,10 +9,13 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Attribute, Descriptor, Missing, Series, SeriesId, Value};
+use super::{Attribute, Descriptor, Family, Missing, Series, SeriesId, Value};
 
-/// Bound on all series of one process: 9 families of at most some hundred each.
+/// Bound on all series of one process.
 pub const MAX_SERIES: usize = 4096;
+/// Bound on those of one family, so that interfaces which come by the hundred
+/// under ever new names take no room from the others.
+pub const MAX_FAMILY_SERIES: usize = 1024;
 
 /// One value of a series, or why there is none.
 pub type Reading = (SeriesId, Result<Value, Missing>);
@@ -29,6 +32,9 @@ struct Known {
     gauges: Vec<Arc<Descriptor>>,
     series: Vec<Arc<Series>>,
     refused: u64,
+    /// Of each family, in the order of [`Family::ALL`].
+    of_family: [usize; Family::ALL.len()],
+    left_out: [usize; Family::ALL.len()],
 }
 
 /// The readings of one tick.
@@ -64,7 +70,7 @@ impl Registry {
         if let Some(series) = known.series.iter().find(same) {
             return Some(series.id);
         }
-        if known.is_full() {
+        if known.is_full(gauge.family) {
             return None;
         }
         let gauge = match known.gauges.iter().find(|other| other.name == gauge.name) {
@@ -133,6 +139,19 @@ impl Registry {
         self.lock().refused
     }
 
+    /// Notes how many series of a family are left out at present, because
+    /// there are more than its limit.
+    pub fn leave_out(&self, family: Family, series: usize) {
+        if let Some(count) = self.lock().left_out.get_mut(family as usize) {
+            *count = series;
+        }
+    }
+
+    /// What was noted so last, in the order of [`Family::ALL`].
+    pub fn left_out(&self) -> [usize; Family::ALL.len()] {
+        self.lock().left_out
+    }
+
     /// Nothing that holds the lock can leave it half changed.
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,8 +160,9 @@ impl Registry {
 
 impl Known {
     /// Whether there is no room for one more, which is counted.
-    fn is_full(&mut self) -> bool {
-        let full = self.series.len() >= MAX_SERIES;
+    fn is_full(&mut self, family: Family) -> bool {
+        let of_family = self.of_family.get(family as usize).copied().unwrap_or(0);
+        let full = self.series.len() >= MAX_SERIES || of_family >= MAX_FAMILY_SERIES;
         self.refused += u64::from(full);
         full
     }
@@ -153,10 +173,13 @@ impl Known {
         gauge: Arc<Descriptor>,
         attributes: Vec<(Cow<'static, str>, Attribute)>,
     ) -> Option<SeriesId> {
-        if self.is_full() {
+        if self.is_full(gauge.family) {
             return None;
         }
         let id = SeriesId(u32::try_from(self.series.len()).ok()?);
+        if let Some(count) = self.of_family.get_mut(gauge.family as usize) {
+            *count += 1;
+        }
         self.series.push(Arc::new(Series {
             id,
             gauge,
@@ -191,6 +214,16 @@ impl Readings {
         attributes: Vec<(Cow<'static, str>, Attribute)>,
     ) -> Option<SeriesId> {
         self.registry.owned(gauge, attributes)
+    }
+
+    /// Where the series are kept.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// See [`Registry::leave_out`].
+    pub fn leave_out(&self, family: Family, series: usize) {
+        self.registry.leave_out(family, series);
     }
 
     /// Notes a reading; a series that was refused is left out.
@@ -255,6 +288,11 @@ pub(crate) mod testing {
                 .iter()
                 .map(|(id, value)| (name(*id), *value))
                 .collect()
+        }
+
+        /// How many series of a family are left out.
+        pub(crate) fn left_out(&self, family: Family) -> usize {
+            self.registry.left_out()[family as usize]
         }
 
         /// The value of the one series that `listed` names so.

@@ -122,6 +122,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             ),
         ));
     }
+    left_out(status, &mut found);
     dropped(status, &mut found);
     // Stable: within a severity the order above is the order to act in.
     found.sort_by_key(|problem| problem.severity != "error");
@@ -465,6 +466,26 @@ fn dropped(status: &Status, found: &mut Vec<Problem>) {
     ));
 }
 
+/// More interfaces, disks or sensors than a family may have.
+fn left_out(status: &Status, found: &mut Vec<Problem>) {
+    let left_out = &status.agent.left_out;
+    if left_out.is_empty() {
+        return;
+    }
+    let families: Vec<_> = left_out
+        .iter()
+        .map(|(family, series)| format!("{family} {series}"))
+        .collect();
+    found.push(warning(
+        "gauges",
+        format!(
+            "Series are left out, because there are more than a family may have: {}. \
+             Something makes devices, interfaces or mounts by the hundred; what came first is reported.",
+            families.join(", ")
+        ),
+    ));
+}
+
 /// `first` and `unsupported` are how things are; the rest went wrong.
 fn missing(status: &Status, found: &mut Vec<Problem>) {
     let unexpected = |reason: &str| !matches!(reason, "first" | "unsupported");
@@ -736,6 +757,16 @@ mod tests {
     fn the_smaller_things_warn() {
         let mut status = sample::fine();
         status.uplinks.clear();
+        status.agent.left_out.insert("network".into(), 288);
+        check(
+            &status,
+            &[
+                ("warning", "uplink"),
+                ("warning", "gauges"),
+                ("warning", "gauges"),
+            ],
+        );
+        status.agent.left_out.clear();
         status.agent.overruns = 200;
         check(&status, &[("warning", "uplink"), ("warning", "gauges")]);
         let mut status = sample::fine();

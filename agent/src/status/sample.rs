@@ -20,6 +20,7 @@ pub(crate) fn fine() -> Status {
             ticks: 11_520,
             points: 2_304_000,
             overruns: 0,
+            left_out: BTreeMap::new(),
             dropped: BTreeMap::new(),
         },
         clock: ClockStatus {
