@@ -42,7 +42,7 @@ use crate::vitals;
 use crate::work::Work;
 
 /// The longest that one tick waits for the reader thread. Two hung mounts
-/// take half a second of it once; a healthy host takes milliseconds.
+/// take a second of it once; a healthy host takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest that the end waits for the reader thread.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);

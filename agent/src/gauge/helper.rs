@@ -18,8 +18,9 @@ use super::Missing;
 /// One to hang and one to go on; two dead things stop the rest.
 pub const MAX_HELPERS: usize = 2;
 /// A local file system answers in microseconds, a register on a bus or a
-/// healthy remote mount in milliseconds. Twice this is the longest wait for one.
-const PATIENCE: Duration = Duration::from_millis(125);
+/// healthy remote mount in milliseconds; a helper on a busy machine has to wait
+/// for its turn. Twice this is the longest wait for one.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// The longest list; what comes after is a timeout.
 pub const MAX_LIST: usize = 256;
 
@@ -74,6 +75,13 @@ where
             patience: PATIENCE,
             helpers: Vec::new(),
         }
+    }
+
+    /// For tests on busy machines.
+    #[cfg(test)]
+    pub(crate) fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Asks about each thing (at most [`MAX_LIST`]) and calls `each` once for
@@ -265,7 +273,7 @@ mod tests {
 
     fn helpers(gate: &Gate) -> Helpers<PathBuf, usize> {
         let gate = gate.clone();
-        let mut helpers = Helpers::new(Arc::new(move |path: &PathBuf| {
+        let helpers = Helpers::new(Arc::new(move |path: &PathBuf| {
             if path.to_string_lossy().starts_with("/dead") {
                 let mut open = gate.0.lock().unwrap();
                 while !*open {
@@ -274,8 +282,8 @@ mod tests {
             }
             Ok(path.as_os_str().len())
         }));
-        helpers.patience = Duration::from_millis(20);
-        helpers
+        // Whatever else the machine does meanwhile.
+        helpers.patient(Duration::from_millis(600))
     }
 
     fn ask(helpers: &mut Helpers<PathBuf, usize>, paths: &[&str]) -> Vec<Result<usize, Missing>> {

@@ -113,11 +113,14 @@ struct Unit {
 
 /// Helpers for [`Probe::new`].
 pub fn shared() -> Shared {
-    let question = |folder: &Folder| {
+    Arc::new(Mutex::new(helpers()))
+}
+
+fn helpers() -> Helpers<Folder, ()> {
+    Helpers::new(Arc::new(|folder: &Folder| {
         folder.read();
         Ok(())
-    };
-    Arc::new(Mutex::new(Helpers::new(Arc::new(question))))
+    }))
 }
 
 impl PartialEq for Folder {
@@ -528,7 +531,10 @@ pub(crate) mod testing {
         }
 
         pub(crate) fn probe(&self, family: Family, look: Look) -> Probe {
-            Probe::new(family, self.0.path(), look, 64, true, shared())
+            // Whatever else the machine does meanwhile.
+            let helpers = helpers().patient(std::time::Duration::from_millis(600));
+            let shared = Arc::new(Mutex::new(helpers));
+            Probe::new(family, self.0.path(), look, 64, true, shared)
         }
     }
 
