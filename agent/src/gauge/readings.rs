@@ -348,19 +348,20 @@ mod tests {
     #[test]
     fn too_many_series_are_refused_and_counted() {
         let registry = Registry::default();
-        for n in 0..MAX_SERIES {
-            let n = i64::try_from(n).unwrap();
-            assert!(
-                registry
-                    .series(&table::TICK, &[("n", Attribute::Int(n))])
-                    .is_some()
-            );
+        let some = |gauge, from: usize, to: usize| {
+            (from..to).all(|n| {
+                let n = Attribute::Int(i64::try_from(n).unwrap());
+                registry.series(gauge, &[("n", n)]).is_some()
+            })
+        };
+        assert!(some(&table::TICK, 0, MAX_FAMILY_SERIES));
+        assert!(!some(&table::POINTS, 0, 1), "of the same family");
+        // The others still have room, until there are too many of all.
+        for gauge in [&table::DISK_IO, &table::NETWORK_IO, &table::LOAD_1M] {
+            assert!(some(gauge, 0, MAX_FAMILY_SERIES), "{}", gauge.name);
         }
-        assert_eq!(
-            registry.series(&table::TICK, &[("n", Attribute::Int(-1))]),
-            None
-        );
-        assert_eq!(registry.refused(), 1);
+        assert_eq!(registry.len(), MAX_SERIES);
+        assert!(!some(&table::CPU_TIME, 0, 1));
         let [name, unit, text] = ["line.speed", "m/s", "Speed."].map(String::from);
         let owned = Descriptor::owned(
             name,
@@ -370,11 +371,7 @@ mod tests {
             super::super::Family::Agent,
         );
         assert_eq!(registry.owned(&owned, Vec::new()), None);
-        assert_eq!(registry.refused(), 2);
-        assert!(
-            registry
-                .series(&table::TICK, &[("n", Attribute::Int(7))])
-                .is_some()
-        );
+        assert!(some(&table::TICK, 7, 8), "what is known stays");
+        assert_eq!(registry.refused(), 3);
     }
 }
