@@ -17,23 +17,22 @@
 //! - Limits and totals change seldom: a `slow` file is read once per look.
 //! - A family has a limit on series. What is beyond it is counted.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use rustix::io::Errno;
 
 use super::helper::{Helpers, MAX_LIST};
 use super::{Attribute, Descriptor, Family, Missing, Readings, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
+mod number;
+
+use number::{NumberFile, Slot};
+pub use number::{count, flag, millionths, thousandths};
+
 /// How long what was found is believed. A look costs some system calls per
 /// device, a sensor that was plugged in can wait a minute for its first value.
 pub const LOOK_NS: u64 = 60_000_000_000;
-/// A file that holds one number is shorter; what is longer is something else.
-const MAX_BYTES: usize = 256;
 /// The most readings that a stuck folder is passed over.
 const MAX_REST: u32 = 64;
 
@@ -75,17 +74,7 @@ pub struct Folder(Arc<Contents>);
 struct Contents {
     /// Slow files too.
     whole: AtomicBool,
-    files: Mutex<Vec<Open>>,
-}
-
-struct Open {
-    path: PathBuf,
-    slow: bool,
-    keep: bool,
-    file: Option<File>,
-    /// The device went away: look for it again.
-    vanished: bool,
-    values: Vec<(Option<SeriesId>, Parse, Option<Result<Value, Missing>>)>,
+    files: Mutex<Vec<NumberFile>>,
 }
 
 /// Reads one family.
@@ -337,19 +326,23 @@ impl Unit {
         let mut ids = Vec::new();
         let mut files = Vec::with_capacity(specs.len());
         for spec in &specs {
-            let mut values = Vec::with_capacity(spec.points.len());
+            let mut slots = Vec::with_capacity(spec.points.len());
             for point in &spec.points {
                 let id = out.series(point.gauge, &point.attributes);
                 ids.push(id);
-                values.push((id, point.parse, None));
+                slots.push(Slot {
+                    id,
+                    parse: point.parse,
+                    value: None,
+                });
             }
-            files.push(Open {
+            files.push(NumberFile {
                 path: spec.path.clone(),
                 slow: spec.slow,
                 keep: keep && !spec.slow,
                 file: None,
                 vanished: false,
-                values,
+                slots,
             });
         }
         Self {
@@ -388,92 +381,13 @@ impl Folder {
         let Ok(mut files) = self.0.files.try_lock() else {
             return false;
         };
-        for (id, _, value) in files.iter_mut().flat_map(|file| &mut file.values) {
-            if let Some(value) = value.take() {
-                out.put(*id, value);
+        for slot in files.iter_mut().flat_map(|file| &mut file.slots) {
+            if let Some(value) = slot.value.take() {
+                out.put(slot.id, value);
             }
         }
         files.iter().any(|file| file.vanished)
     }
-}
-
-impl Open {
-    fn read(&mut self) {
-        let mut buffer = [0; MAX_BYTES];
-        let read = self.fill(&mut buffer);
-        let text = read.and_then(|length| {
-            let bytes = buffer.get(..length).unwrap_or_default();
-            let text = std::str::from_utf8(bytes).map_err(|_| Missing::Garbage)?;
-            let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-            (!text.is_empty()).then_some(text).ok_or(Missing::Garbage)
-        });
-        for (_, parse, value) in &mut self.values {
-            *value = Some(text.and_then(|text| parse(text)));
-        }
-    }
-
-    fn fill(&mut self, buffer: &mut [u8; MAX_BYTES]) -> Result<usize, Missing> {
-        let length = self.try_fill(buffer).map_err(|error| {
-            // ENXIO has no kind of its own.
-            let no_device = [Errno::NODEV, Errno::NXIO, Errno::NOENT]
-                .into_iter()
-                .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-            self.vanished = no_device;
-            if no_device {
-                Missing::Gone
-            } else {
-                Missing::of(&error)
-            }
-        })?;
-        if length == MAX_BYTES {
-            return Err(Missing::Garbage);
-        }
-        Ok(length)
-    }
-
-    fn try_fill(&mut self, buffer: &mut [u8; MAX_BYTES]) -> std::io::Result<usize> {
-        self.vanished = false;
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => File::open(&self.path)?,
-        };
-        let length = file.read_at(buffer, 0)?;
-        self.file = Some(file).filter(|_| self.keep);
-        Ok(length)
-    }
-}
-
-/// A whole number as it stands.
-pub fn whole(text: &str) -> Result<Value, Missing> {
-    text.parse().map(Value::Int).map_err(|_| Missing::Garbage)
-}
-
-/// A count: whole and not negative.
-pub fn count(text: &str) -> Result<Value, Missing> {
-    text.parse::<u64>()
-        .map_err(|_| Missing::Garbage)
-        .and_then(Value::whole)
-}
-
-/// 0 or 1; any other number is neither.
-pub fn flag(text: &str) -> Result<Value, Missing> {
-    match text {
-        "0" => Ok(Value::Int(0)),
-        "1" => Ok(Value::Int(1)),
-        _ => Err(Missing::Garbage),
-    }
-}
-
-/// Thousandths, as hwmon and thermal zones give them.
-pub fn thousandths(text: &str) -> Result<Value, Missing> {
-    let milli: i64 = text.parse().map_err(|_| Missing::Garbage)?;
-    Value::grained(milli as f64 / 1000.0, 1000.0)
-}
-
-/// Millionths, rounded to thousandths: no power meter here knows more.
-pub fn millionths(text: &str) -> Result<Value, Missing> {
-    let micro: i64 = text.parse().map_err(|_| Missing::Garbage)?;
-    Value::grained(micro as f64 / 1e6, 1000.0)
 }
 
 /// Names in a folder that begin so, sorted as people count (`hwmon2` before
@@ -498,225 +412,6 @@ pub fn target(link: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-    use crate::gauge::Registry;
-
-    /// A fake root.
-    pub(crate) struct Tree(pub(crate) tempfile::TempDir);
-
-    impl Tree {
-        pub(crate) fn new(files: &[(&str, &str)]) -> Self {
-            let tree = Self(tempfile::tempdir().unwrap());
-            for (path, text) in files {
-                tree.write(path, text);
-            }
-            tree
-        }
-
-        pub(crate) fn path(&self, path: &str) -> PathBuf {
-            self.0.path().join(path)
-        }
-
-        pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-            let path = self.path(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-
-        pub(crate) fn link(&self, path: &str, target: &str) {
-            let path = self.path(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink(target, path).unwrap();
-        }
-
-        pub(crate) fn probe(&self, family: Family, look: Look) -> Probe {
-            // Whatever else the machine does meanwhile.
-            let helpers = helpers().patient(std::time::Duration::from_millis(600));
-            let shared = Arc::new(Mutex::new(helpers));
-            Probe::new(family, self.0.path(), look, 64, true, shared)
-        }
-    }
-
-    /// One reading of a source.
-    pub(crate) fn read(source: &mut dyn Source, at_s: u64) -> Readings {
-        let mut out = Readings::new(Registry::default());
-        let _ = read_into(source, at_s, &mut out);
-        out
-    }
-
-    /// The next reading of a source.
-    pub(crate) fn read_into(
-        source: &mut dyn Source,
-        at_s: u64,
-        out: &mut Readings,
-    ) -> Result<(), Missing> {
-        out.clear();
-        let now = Stamp {
-            unix_ns: 0,
-            boot_ns: at_s * 1_000_000_000,
-        };
-        source.read(now, out)
-    }
-}
-
+pub(crate) mod testing;
 #[cfg(test)]
-mod tests {
-    use super::testing::{Tree, read, read_into};
-    use super::*;
-    use crate::gauge::readings::found;
-    use crate::gauge::{Registry, table};
-
-    /// Each `sys/x/*` has a file `value`, and a limit.
-    fn look(root: &Path, out: &mut Found) {
-        let folder = root.join("sys/x");
-        for name in entries(&folder, "") {
-            let device = folder.join(&name);
-            let id = [("hw.id", found(&name))];
-            out.add(&device, "value", &table::TEMPERATURE, &id, thousandths);
-            if device.join("max").exists() {
-                out.add_slow(&device, "max", &table::TEMPERATURE_LIMIT, &id, thousandths);
-            }
-        }
-    }
-
-    fn of(out: &Readings, name: &str) -> Option<Result<Value, Missing>> {
-        out.value(&format!("hw.temperature hw.id={name}"))
-    }
-
-    #[test]
-    fn whatever_a_file_holds_is_a_value_or_typed_absence() {
-        let tree = Tree::new(&[
-            ("sys/x/cold/value", "-40500\n"),
-            ("sys/x/empty/value", ""),
-            ("sys/x/word/value", "N/A\n"),
-            ("sys/x/wild/value", "99999999999999999999\n"),
-        ]);
-        tree.write("sys/x/binary/value", [0xff, 0, 0xfe]);
-        let huge = tree.path("sys/x/huge");
-        std::fs::create_dir(&huge).unwrap();
-        let file = File::create(huge.join("value")).unwrap();
-        file.set_len(1 << 40).unwrap();
-        // Reading a folder fails as a register that does not answer.
-        std::fs::create_dir_all(tree.path("sys/x/error/value")).unwrap();
-        std::fs::create_dir(tree.path("sys/x/nothing")).unwrap();
-        let out = read(&mut tree.probe(Family::Temperature, look), 1);
-        assert_eq!(of(&out, "cold"), Some(Ok(Value::Float(-40.5))));
-        for name in ["empty", "word", "wild", "binary", "huge"] {
-            assert_eq!(of(&out, name), Some(Err(Missing::Garbage)), "{name}");
-        }
-        for name in ["error", "nothing"] {
-            assert_eq!(of(&out, name), Some(Err(Missing::Gone)), "{name}");
-        }
-        assert_eq!(out.as_slice().len(), 8);
-    }
-
-    #[test]
-    fn a_machine_without_such_a_thing_is_unsupported() {
-        let tree = Tree::new(&[]);
-        let mut out = Readings::new(Registry::default());
-        let mut probe = tree.probe(Family::Temperature, look);
-        assert_eq!(
-            read_into(&mut probe, 1, &mut out),
-            Err(Missing::Unsupported)
-        );
-        assert!(out.as_slice().is_empty());
-    }
-
-    #[test]
-    fn devices_come_and_go_and_keep_their_series() {
-        let tree = Tree::new(&[("sys/x/a/value", "1000"), ("sys/x/b/value", "2000")]);
-        let mut probe = tree.probe(Family::Temperature, look);
-        let mut out = Readings::new(Registry::default());
-        read_into(&mut probe, 1, &mut out).unwrap();
-        let first = out.as_slice().to_vec();
-        std::fs::remove_dir_all(tree.path("sys/x/b")).unwrap();
-        tree.write("sys/x/c/value", "3000");
-        // Within the minute nobody looks.
-        read_into(&mut probe, 30, &mut out).unwrap();
-        assert_eq!(of(&out, "c"), None);
-        read_into(&mut probe, 62, &mut out).unwrap();
-        assert_eq!(of(&out, "a"), Some(Ok(Value::Float(1.0))));
-        assert_eq!(of(&out, "b"), Some(Err(Missing::Gone)));
-        assert_eq!(of(&out, "c"), Some(Ok(Value::Float(3.0))));
-        read_into(&mut probe, 63, &mut out).unwrap();
-        assert_eq!(of(&out, "b"), None, "gone is said once");
-        tree.write("sys/x/b/value", "2500");
-        read_into(&mut probe, 124, &mut out).unwrap();
-        assert_eq!(of(&out, "b"), Some(Ok(Value::Float(2.5))));
-        assert!(
-            first
-                .iter()
-                .all(|(id, _)| out.as_slice().iter().any(|(other, _)| other == id))
-        );
-    }
-
-    #[test]
-    fn limits_are_read_once_a_minute_and_values_each_time() {
-        let tree = Tree::new(&[("sys/x/a/value", "1000"), ("sys/x/a/max", "90000")]);
-        let mut probe = tree.probe(Family::Temperature, look);
-        let mut out = Readings::new(Registry::default());
-        let lengths: Vec<_> = [1, 11, 50, 61, 62]
-            .map(|at| {
-                read_into(&mut probe, at, &mut out).unwrap();
-                out.as_slice().len()
-            })
-            .into();
-        assert_eq!(lengths, [2, 1, 1, 2, 1]);
-    }
-
-    #[test]
-    fn what_is_beyond_the_limit_is_counted() {
-        let tree = Tree::new(&[]);
-        for n in 0..70 {
-            tree.write(&format!("sys/x/{n}/value"), "1000");
-        }
-        let mut probe = tree.probe(Family::Temperature, look);
-        let mut out = Readings::new(Registry::default());
-        read_into(&mut probe, 1, &mut out).unwrap();
-        assert_eq!(
-            (out.as_slice().len(), out.left_out(Family::Temperature)),
-            (64, 6)
-        );
-        for n in 10..20 {
-            std::fs::remove_dir_all(tree.path(&format!("sys/x/{n}"))).unwrap();
-        }
-        read_into(&mut probe, 61, &mut out).unwrap();
-        assert_eq!(out.left_out(Family::Temperature), 0);
-    }
-
-    #[test]
-    fn a_stuck_device_is_a_timeout_alone_and_rests() {
-        let tree = Tree::new(&[("sys/x/a/value", "1000"), ("sys/x/c/value", "3000")]);
-        std::fs::create_dir(tree.path("sys/x/b")).unwrap();
-        // Opening it for reading blocks until somebody opens it for writing.
-        let stuck = tree.path("sys/x/b/value");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &stuck,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
-        let mut probe = tree.probe(Family::Temperature, look);
-        let mut out = Readings::new(Registry::default());
-        for at in 1..20 {
-            read_into(&mut probe, at, &mut out).unwrap();
-            assert_eq!(of(&out, "a"), Some(Ok(Value::Float(1.0))));
-            assert_eq!(of(&out, "b"), Some(Err(Missing::Timeout)));
-            assert_eq!(of(&out, "c"), Some(Ok(Value::Float(3.0))));
-        }
-        // It answers at last: nothing, and then a number.
-        drop(File::options().write(true).open(&stuck).unwrap());
-        std::fs::remove_file(&stuck).unwrap();
-        tree.write("sys/x/b/value", "2000");
-        let mut at = 20;
-        while of(&out, "b") != Some(Ok(Value::Float(2.0))) {
-            at += 1;
-            // The helper that hung has to have its turn as well.
-            assert!(at < 100_000, "it is never asked again");
-            read_into(&mut probe, at, &mut out).unwrap();
-        }
-    }
-}
+mod tests;

@@ -67,18 +67,18 @@ fn raspberry(root: &Path, out: &mut Found) {
     ];
     let platform = root.join("sys/devices/platform");
     let soc = platform.join("soc");
-    for folder in [&platform, &soc] {
-        let firmware = entries(folder, "soc")
-            .into_iter()
-            .map(|name| folder.join(name));
-        for device in firmware.filter(|device| device.join("get_throttled").exists()) {
-            for (reason, now, seen) in BITS {
-                let reason = [("sonde.reason", text(reason))];
-                out.add(&device, "get_throttled", &THROTTLE_ACTIVE, &reason, now);
-                out.add(&device, "get_throttled", &THROTTLE_SEEN, &reason, seen);
-            }
-            return;
-        }
+    let folders = [&platform, &soc].into_iter();
+    let mut devices = folders.flat_map(|folder| {
+        let names = entries(folder, "soc").into_iter();
+        names.map(move |name| folder.join(name))
+    });
+    let Some(device) = devices.find(|device| device.join("get_throttled").exists()) else {
+        return;
+    };
+    for (reason, now, seen) in BITS {
+        let reason = [("sonde.reason", text(reason))];
+        out.add(&device, "get_throttled", &THROTTLE_ACTIVE, &reason, now);
+        out.add(&device, "get_throttled", &THROTTLE_SEEN, &reason, seen);
     }
 }
 
