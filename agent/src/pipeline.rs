@@ -137,7 +137,7 @@ pub fn spawn(
     deps: PipelineDeps,
 ) -> std::io::Result<Pipeline> {
     let root = &config.paths.root;
-    let mut sources = host_sources(root);
+    let mut sources = host_sources(root, &deps.clock);
     sources.push(Box::new(Files::new(deps.custom.clone(), root)));
     let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());

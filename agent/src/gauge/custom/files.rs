@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use super::board::{Custom, Due};
 use super::definition::Absence;
 use crate::frame::Stamp;
-use crate::gauge::helper::{Helpers, MAX_PATHS, Question};
+use crate::gauge::helper::{Helpers, MAX_LIST, Question};
 use crate::gauge::{Family, Missing, Readings, Source};
 
 /// The longest file; what is longer is not what the config thinks it is.
@@ -31,18 +31,18 @@ pub(super) type Text = Result<String, Absence>;
 pub struct Files {
     custom: Custom,
     root: PathBuf,
-    helpers: Helpers<Text>,
+    helpers: Helpers<PathBuf, Text>,
 }
 
 impl Files {
     /// Below `root`, `/` but in tests. No file is opened and no thread is
     /// started before a gauge needs one.
     pub fn new(custom: Custom, root: &Path) -> Self {
-        Self::asking(custom, root, Arc::new(|path: &Path| Ok(text(path))))
+        Self::asking(custom, root, Arc::new(|path: &PathBuf| Ok(text(path))))
     }
 
     /// The same with another way to a file's text.
-    pub(super) fn asking(custom: Custom, root: &Path, question: Question<Text>) -> Self {
+    pub(super) fn asking(custom: Custom, root: &Path, question: Question<PathBuf, Text>) -> Self {
         Self {
             custom,
             root: root.to_owned(),
@@ -54,7 +54,7 @@ impl Files {
         let mut distinct: Vec<&PathBuf> = due.iter().map(|due| &due.path).collect();
         distinct.sort();
         distinct.dedup();
-        for some in distinct.chunks(MAX_PATHS) {
+        for some in distinct.chunks(MAX_LIST) {
             let below = |path: &&PathBuf| self.root.join(path.strip_prefix("/").unwrap_or(path));
             let paths: Arc<[PathBuf]> = some.iter().map(below).collect();
             let custom = &self.custom;

@@ -395,7 +395,7 @@ fn a_file_that_vanishes_is_gone() {
 fn a_file_that_hangs_is_a_timeout_and_the_others_are_read() {
     let (open, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
-    let question = move |path: &Path| {
+    let question = move |path: &std::path::PathBuf| {
         if path.ends_with("dead") {
             let _ = gate.lock().unwrap().recv();
         }
