@@ -188,7 +188,13 @@ async fn heard(probe: &mut Option<oneshot::Receiver<()>>) -> bool {
 /// `otlp up, mqtt waiting for 3m 2s; 12 frames (34 KiB) wait`.
 fn summary(uplinks: &Roster, spool: &watch::Receiver<SpoolStatus>) -> String {
     let mut line = String::new();
+    let mut configured = false;
     uplinks.each(|uplink| {
+        configured = true;
+        // One that has just been started has not said anything yet.
+        if uplink.name.is_empty() {
+            return;
+        }
         if !line.is_empty() {
             line.push_str(", ");
         }
@@ -199,7 +205,11 @@ fn summary(uplinks: &Roster, spool: &watch::Receiver<SpoolStatus>) -> String {
         }
     });
     if line.is_empty() {
-        line.push_str("no uplink is configured");
+        line.push_str(if configured {
+            "starting"
+        } else {
+            "no uplink is configured"
+        });
     }
     let spool = spool.borrow();
     if spool.frames > 0 {
@@ -215,6 +225,7 @@ fn summary(uplinks: &Roster, spool: &watch::Receiver<SpoolStatus>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::UplinkStatus;
 
     const S: u64 = 1_000_000_000;
 
@@ -275,6 +286,34 @@ mod tests {
         keep.answered();
         assert!(keep.look(u64::MAX, u64::MAX).ping);
         assert!(!keep.look(u64::MAX, u64::MAX).ping);
+    }
+
+    #[test]
+    fn the_line_names_who_is_up_who_is_not_and_what_waits() {
+        let roster = Roster::default();
+        let (_spool, spool) = watch::channel(SpoolStatus::default());
+        assert_eq!(summary(&roster, &spool), "no uplink is configured");
+        let fresh = watch::channel(UplinkStatus::default()).1;
+        roster.set(std::iter::once(fresh.clone()));
+        assert_eq!(summary(&roster, &spool), "starting");
+        let down = UplinkStatus {
+            name: "otlp".into(),
+            state: "waiting".into(),
+            down_s: Some(192.0),
+            ..UplinkStatus::default()
+        };
+        let spool = watch::channel(SpoolStatus {
+            frames: 12,
+            memory_bytes: 1024,
+            bytes: 2048,
+            alarm: Some("disk".into()),
+            ..SpoolStatus::default()
+        });
+        roster.set([fresh, watch::channel(down).1].into_iter());
+        assert_eq!(
+            summary(&roster, &spool.1),
+            "otlp waiting, down for 3m 12s; 12 frames (3.0 KiB) wait; in memory only, see sonde status"
+        );
     }
 
     #[test]
