@@ -25,15 +25,15 @@ class Broker:
     """`arrived(topic, payload, user_properties)` is called once for each
     PUBLISH, before it is acknowledged."""
 
-    def __init__(self, arrived):
+    def __init__(self, arrived, address=("127.0.0.1", 0)):
         self.arrived = arrived
         self.lock = threading.Lock()
         self.up = False
         self.peers = set()
         self.refused = 0
-        self.server = socket.socket()
+        self.server = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         self.server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.server.bind(("127.0.0.1", 0))
+        self.server.bind(address)
         self.server.listen(16)
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
