@@ -41,7 +41,7 @@ pub(super) struct Board {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) definition: Definition,
-    /// When it is read next; no meaning for pushes.
+    /// When it is read next, or what was pushed is told next.
     next_ns: u64,
     /// Its command is under way.
     running: bool,
@@ -129,6 +129,10 @@ impl Custom {
         let mut board = self.lock();
         for entry in board.gauges.values_mut() {
             if let Origin::Push { expires, .. } = entry.definition.origin {
+                if entry.next_ns > now_ns {
+                    continue;
+                }
+                entry.next_ns = after(now_ns, entry.definition.interval);
                 entry.expire(expires, now_ns);
             }
             if !matches!(entry.definition.origin, Origin::File(..)) {

@@ -63,7 +63,10 @@ impl Files {
                 let text = answer.as_deref().map_err(Clone::clone);
                 let same = |due: &&Due| some.get(at).is_some_and(|path| **path == due.path);
                 for due in due.iter().filter(same) {
-                    custom.file_read(due, text.clone(), out);
+                    let text = text.clone().map_err(|(missing, why)| {
+                        (missing, format!("{}: {why}", due.path.display()))
+                    });
+                    custom.file_read(due, text, out);
                 }
             });
         }
@@ -123,7 +126,8 @@ fn text(path: &Path) -> Result<String, Absence> {
 
 /// `None`: too long.
 fn contents(file: File) -> io::Result<Option<String>> {
-    let mut bytes = Vec::new();
+    // Most files in one piece: the kernel makes them whole, not by parts.
+    let mut bytes = Vec::with_capacity(4096);
     let count = file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if u64::try_from(count).unwrap_or(u64::MAX) > MAX_BYTES {
         return Ok(None);

@@ -37,13 +37,14 @@ fn definition(name: &str, origin: Origin) -> Definition {
 
 fn pushed(max_series: usize) -> Definition {
     let expires = Duration::from_secs(60);
-    definition(
-        "line.speed",
-        Origin::Push {
-            max_series,
-            expires,
-        },
-    )
+    let origin = Origin::Push {
+        max_series,
+        expires,
+    };
+    Definition {
+        interval: Duration::from_secs(1),
+        ..definition("line.speed", origin)
+    }
 }
 
 fn configured(gauges: &[(&str, Definition)]) -> Custom {
@@ -99,17 +100,23 @@ fn the_last_push_before_a_tick_is_told_once_and_expires() {
     assert!(ticks.at(61 * S).is_empty());
     assert_eq!(ticks.at(62 * S), told(Err(Missing::Gone)));
     assert!(ticks.at(63 * S).is_empty());
-    // So does a number that could not be true.
+    // Pushed oftener than its interval: the last one of it.
+    for tenth in 621..630 {
+        assert_eq!(custom.push(push("speed", tenth, &[]), 63 * S), Ok(()));
+        assert!(ticks.at(63 * S + S / 2).is_empty());
+    }
+    assert_eq!(ticks.at(64 * S), told(Ok(Value::Int(629))));
+    // A number that could not be true expires as well.
     let mut speed = pushed(4);
     speed.shape.max = Some(9.0);
-    configure(&custom, &[("speed", speed)], 63 * S);
-    custom.push(push("speed", 10, &[]), 63 * S).unwrap_err();
-    assert_eq!(ticks.at(63 * S), told(Err(Missing::Garbage)));
-    assert_eq!(ticks.at(123 * S), told(Err(Missing::Gone)));
-    configure(&custom, &[("speed", pushed(4))], 124 * S);
+    configure(&custom, &[("speed", speed)], 65 * S);
+    custom.push(push("speed", 10, &[]), 65 * S).unwrap_err();
+    assert_eq!(ticks.at(65 * S), told(Err(Missing::Garbage)));
+    assert_eq!(ticks.at(125 * S), told(Err(Missing::Gone)));
+    configure(&custom, &[("speed", pushed(4))], 126 * S);
     // By the metric's name as well; and it is there again.
-    assert_eq!(custom.push(push("line.speed", 4, &[]), 124 * S), Ok(()));
-    assert_eq!(ticks.at(125 * S), told(Ok(Value::Int(4))));
+    assert_eq!(custom.push(push("line.speed", 4, &[]), 126 * S), Ok(()));
+    assert_eq!(ticks.at(127 * S), told(Ok(Value::Int(4))));
 }
 
 #[test]
@@ -389,6 +396,11 @@ fn a_file_that_vanishes_is_gone() {
     assert_eq!(disk.read(&custom, S)[0].1, Ok(Value::Int(1)));
     std::fs::remove_file(disk.path("f")).unwrap();
     assert_eq!(disk.read(&custom, 10 * S)[0].1, Err(Missing::Gone));
+    let mut gauges = vec![crate::status::sample::gauge("f", "1", &[], 0.0)];
+    gauges[0].missing = Some("gone".into());
+    custom.annotate(&mut gauges);
+    let why = gauges[0].why.clone().unwrap();
+    assert!(why.starts_with("/f: No such file"), "{why}");
 }
 
 #[test]
