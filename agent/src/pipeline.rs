@@ -27,6 +27,7 @@ use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 use crate::gauge::agent::{Agent, Figures};
 use crate::gauge::custom::Custom;
 use crate::gauge::custom::files::Files;
+use crate::gauge::processes::{Processes, Watches};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
 use crate::gauge::runtime::Runtime;
 use crate::gauge::{Family, Missing, Readings, Registry, host_sources};
@@ -67,6 +68,8 @@ pub struct PipelineDeps {
     pub uplinks: Roster,
     /// Read by the agent family.
     pub work: Work,
+    /// Read by the process family.
+    pub processes: watch::Receiver<Watches>,
     /// Told of clock steps, and read by the agent family.
     pub events: Events,
     /// The gauges that the config describes.
@@ -139,6 +142,7 @@ pub fn spawn(
     let root = &config.paths.root;
     let mut sources = host_sources(root, &deps.clock);
     sources.push(Box::new(Files::new(deps.custom.clone(), root)));
+    sources.push(Box::new(Processes::new(root, deps.processes)));
     let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
     let agent = Agent::new(deps.spool_status, deps.uplinks)
@@ -351,6 +355,9 @@ impl<S: Store + Sync> Shell<S> {
         self.figures.points = self.agent.read(&self.figures, &mut readings);
         let context = trace::context_of(span.span_context());
         let context = Some(context).filter(|_| span.span_context().is_sampled());
+        for (series, since_ns) in readings.beginnings() {
+            self.recorder.begin(*series, *since_ns);
+        }
         self.recorder.record(now, readings.as_slice(), context);
         readings.clear();
         self.spare = Some(readings);
@@ -600,6 +607,7 @@ pub(crate) mod tests {
             },
             custom: [].into(),
             jobs: [].into(),
+            processes: [].into(),
             spool: SpoolLimits {
                 quota: 1 << 20,
                 reserve: 0,

@@ -19,7 +19,8 @@
 //!
 //! Cumulative sums carry the time since which they count: this boot for the
 //! kernel's, this process' start for the agent's own, and the tick before for
-//! a counter that fell (it wrapped, or its driver was loaded again).
+//! a counter that fell (it wrapped, or its driver was loaded again). Who knows
+//! better since when a sum counts says so: [`Recorder::begin`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -75,6 +76,8 @@ struct Column {
     falls: Vec<(usize, u64)>,
     /// The boot time since which it counts at the batch's start; `None`: since its family's.
     since: Option<u64>,
+    /// Since when the next value counts, if somebody said so.
+    begun: Option<u64>,
     latest: Option<(Result<Value, Missing>, u64)>,
     last_value: Option<Value>,
     last_boot_ns: u64,
@@ -136,6 +139,13 @@ impl Recorder {
             .offset
             .is_some_and(|offset| (offset_of(now) - offset).abs() > STEP_NS);
         stepped && !self.ticks.is_empty()
+    }
+
+    /// A sum's next value counts from `since_ns` (`boot_ns`) on.
+    pub fn begin(&mut self, id: SeriesId, since_ns: u64) {
+        if let Some(column) = column(&mut self.columns, &self.registry, id) {
+            column.begun = Some(since_ns);
+        }
     }
 
     /// Takes in one tick.
@@ -281,8 +291,9 @@ impl Column {
             && self
                 .last_value
                 .is_some_and(|last| last.as_f64() > value.as_f64());
-        if fell {
-            self.falls.push((self.ticks.len(), self.last_boot_ns));
+        let begun = self.begun.take().map(|begun| begun.min(now.boot_ns));
+        if let Some(since) = begun.or(fell.then_some(self.last_boot_ns)) {
+            self.falls.push((self.ticks.len(), since));
         }
         // Nobody says since when such a counter counts: since it is looked at.
         let unknown = self.series.gauge.family == Family::Custom;
@@ -318,6 +329,7 @@ fn column<'a>(
             bits: Vec::new(),
             falls: Vec::new(),
             since: None,
+            begun: None,
             latest: None,
             last_value: None,
             last_boot_ns: 0,

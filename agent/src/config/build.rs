@@ -18,6 +18,7 @@ use super::reader::Settings;
 use super::units::{show_duration, show_size};
 use super::url::Url;
 use super::value::{Kind, Value};
+use super::watches;
 use super::{
     Batching, Commands, Config, Delivery, Device, Durability, Exporter, Gauges, Logging,
     MqttUplink, OtlpPaths, OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls,
@@ -174,6 +175,7 @@ pub(super) fn build(settings: &Settings, files: Vec<PathBuf>, problems: &mut Pro
     } else {
         config.custom.clear();
     }
+    config.processes = watches::build(settings, problems);
     if config.mqtt.is_none() {
         for name in config
             .jobs
@@ -383,6 +385,7 @@ impl Builder<'_> {
             },
             custom: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            processes: BTreeMap::new(),
             shutdown: self.duration("shutdown.timeout"),
         }
     }

@@ -190,6 +190,10 @@ pub static SECTIONS: &[Section] = &[
         help: "What an order may say, and what {ARG} in the job's command stands for.",
     },
     Section {
+        path: "process.NAME",
+        help: "Another program's process to watch: its memory, CPU, I/O and restarts, read with the family process (docs/GAUGES.md).",
+    },
+    Section {
         path: "shutdown",
         help: "How the agent ends.",
     },
@@ -1028,6 +1032,40 @@ pub static KEYS: &[Key] = &[
         "100",
         "The greatest integer or number.",
     ),
+    without(
+        "process.NAME.name",
+        Kind::Text,
+        "none; a process has one of name, executable, pid_file and unit",
+        "\"mosquitto\"",
+        "What the kernel calls it (/proc/PID/comm), exactly; the kernel keeps 15 bytes.",
+    ),
+    without(
+        "process.NAME.executable",
+        Kind::Path,
+        "none",
+        "\"/usr/sbin/mosquitto\"",
+        "The file that it runs; to see another user's takes CAP_SYS_PTRACE.",
+    ),
+    without(
+        "process.NAME.pid_file",
+        Kind::Path,
+        "none",
+        "\"/run/mosquitto.pid\"",
+        "A file that holds its number.",
+    ),
+    without(
+        "process.NAME.unit",
+        Kind::Unit,
+        "none",
+        "\"mosquitto.service\"",
+        "All processes of this systemd unit.",
+    ),
+    with(
+        "process.NAME.enabled",
+        Kind::Flag,
+        "true",
+        "false: as if it were not in the file.",
+    ),
     with(
         "shutdown.timeout",
         Kind::Duration(SECOND, 600 * SECOND),
@@ -1258,7 +1296,12 @@ mod tests {
     #[test]
     fn every_key_has_a_section_and_stands_once() {
         let mut settings = Settings::default();
-        for table in ["job.NAME", "job.NAME.arguments.ARG", "gauge.NAME"] {
+        for table in [
+            "job.NAME",
+            "job.NAME.arguments.ARG",
+            "gauge.NAME",
+            "process.NAME",
+        ] {
             settings.fill(table, Value::Section, Origin::Default);
         }
         let listed: Vec<String> = expanded(&settings).into_iter().map(|(p, _)| p).collect();

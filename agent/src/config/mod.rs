@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
 use crate::gauge::custom::Definition;
+use crate::gauge::processes::Watches;
 use crate::work::Job;
 
 mod build;
@@ -39,6 +40,7 @@ mod tests;
 mod units;
 mod url;
 mod value;
+mod watches;
 
 pub(crate) use env::percent_decode;
 pub use env::{Env, VARIABLES};
@@ -86,6 +88,8 @@ pub struct Config {
     pub custom: BTreeMap<String, Definition>,
     /// `[job.NAME]`, those that are enabled, by name.
     pub jobs: BTreeMap<String, Job>,
+    /// `[process.NAME]`, those that are enabled, by name.
+    pub processes: Watches,
     /// `[shutdown] timeout`: from SIGTERM to the last byte synced.
     pub shutdown: Duration,
 }

@@ -194,7 +194,10 @@ impl Snapshot for Board {
 /// The sum over a gauge's series (CPU time comes by mode); `None` if it is not
 /// sampled or one of them has no value.
 fn total(gauges: &[GaugeStatus], name: &str) -> Option<f64> {
-    let mut values = gauges.iter().filter(|g| g.name == name).map(|g| g.value);
+    // Other programs' have a name.
+    let own = |g: &&GaugeStatus| !g.attributes.contains_key("sonde.process.name");
+    let series = gauges.iter().filter(|g| g.name == name);
+    let mut values = series.filter(own).map(|g| g.value);
     let first = values.next()??;
     values.try_fold(first, |sum, value| Some(sum + value?))
 }

@@ -17,6 +17,7 @@ use crate::config::{Config, UplinkName};
 use crate::event::{Events, HandlerId, spool_watch};
 use crate::frame::Signal;
 use crate::gauge::custom::{self, Custom};
+use crate::gauge::processes::Watches;
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     /// From when a job may be run remotely; it then stays.
     commands: Option<Commands>,
     commands_status: watch::Sender<Option<CommandsStatus>>,
+    processes: watch::Sender<Watches>,
 }
 
 /// Where the broker's messages go; none while no job may be run remotely.
@@ -95,6 +97,7 @@ impl Parts {
         let event_log = attach_log(config, events, &telemetry);
         let custom = Custom::default();
         custom.configure(&config.custom, clock.boot_ns());
+        let processes = watch::Sender::new(config.processes.clone());
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
             config,
@@ -107,6 +110,7 @@ impl Parts {
                 spool_status: spool.status(),
                 uplinks: roster.clone(),
                 work: work.clone(),
+                processes: processes.subscribe(),
                 events: events.clone(),
                 custom: custom.clone(),
                 stop: pipeline_stop.clone(),
@@ -145,6 +149,7 @@ impl Parts {
         Ok(Self {
             commands,
             commands_status,
+            processes,
             telemetry,
             outbox,
             uplinks,
@@ -217,6 +222,11 @@ impl Parts {
         self.event_log = attach_log(new, events, &self.telemetry);
         self.outbox.reconfigure(new);
         self.custom.configure(&new.custom, clock.boot_ns());
+        self.processes.send_if_modified(|watches| {
+            let changed = *watches != new.processes;
+            watches.clone_from(&new.processes);
+            changed
+        });
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, receiver(new));
         match &mut self.commands {

@@ -36,6 +36,7 @@ pub mod network;
 pub mod pressure;
 pub mod probe;
 pub mod process;
+pub mod processes;
 pub mod reader;
 pub mod readings;
 pub mod runtime;
@@ -78,7 +79,7 @@ pub enum Family {
     Watchdog,
     /// Synchronisation of the wall clock, the battery clock.
     Clock,
-    /// This process.
+    /// This process, and those that `[process.NAME]` names.
     Process,
     /// What the config describes: files, commands, pushes.
     Custom,

@@ -42,6 +42,7 @@ struct Known {
 pub struct Readings {
     registry: Registry,
     readings: Vec<Reading>,
+    began: Vec<(SeriesId, u64)>,
 }
 
 impl Registry {
@@ -195,6 +196,7 @@ impl Readings {
         Self {
             registry,
             readings: Vec::new(),
+            began: Vec::new(),
         }
     }
 
@@ -233,6 +235,18 @@ impl Readings {
         }
     }
 
+    /// Says that a sum counts from this moment (`boot_ns`) on, whether or not it fell.
+    pub fn began(&mut self, series: Option<SeriesId>, since_ns: u64) {
+        if let Some(series) = series {
+            self.began.push((series, since_ns));
+        }
+    }
+
+    /// Sums that began anew, and when.
+    pub fn beginnings(&self) -> &[(SeriesId, u64)] {
+        &self.began
+    }
+
     /// What was read.
     pub fn as_slice(&self) -> &[Reading] {
         &self.readings
@@ -251,6 +265,7 @@ impl Readings {
     /// Forgets the readings, keeps the room.
     pub fn clear(&mut self) {
         self.readings.clear();
+        self.began.clear();
     }
 }
 
