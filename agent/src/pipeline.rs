@@ -27,7 +27,7 @@ use crate::frame::{Batch, Class, Codec, MAX_BODY, Signal, Stamp, TraceContext};
 use crate::gauge::agent::{Agent, Figures};
 use crate::gauge::custom::Custom;
 use crate::gauge::custom::files::Files;
-use crate::gauge::processes::{Processes, Watches};
+use crate::gauge::processes::{self, Processes, Watches};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
 use crate::gauge::runtime::Runtime;
 use crate::gauge::{Family, Missing, Readings, Registry, host_sources};
@@ -311,6 +311,7 @@ impl<S: Store + Sync> Shell<S> {
                 let custom = &self.custom;
                 self.recorder.forget(|series| {
                     series.gauge.family == Family::Custom && !custom.holds(series)
+                        || processes::is_of_none(series, &config.processes)
                 });
             }
         }

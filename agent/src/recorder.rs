@@ -552,6 +552,30 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_that_began_anew_counts_from_there_though_it_did_not_fall() {
+        let (mut recorder, _, sum) = setup();
+        let coarse = |unix_ns: u64| unix_ns >> COARSE << COARSE;
+        recorder.record(at(0), &[(sum, Ok(Value::Int(5)))], None);
+        recorder.begin(sum, at(1).boot_ns);
+        // It is said before there is a value, and holds for the next there is.
+        recorder.record(at(2), &[(sum, Err(Missing::Denied))], None);
+        recorder.record(at(3), &[(sum, Ok(Value::Int(9)))], None);
+        // A start in the future is none.
+        recorder.begin(sum, at(99).boot_ns);
+        recorder.record(at(4), &[(sum, Ok(Value::Int(1)))], None);
+        let starts = |recorder: &Recorder| -> Vec<u64> {
+            let points = points(recorder, "system.disk.io_time");
+            points.iter().map(|point| point.start_ns).collect()
+        };
+        let boot = coarse(at(0).unix_ns - at(0).boot_ns);
+        let (second, third) = (coarse(at(1).unix_ns), coarse(at(4).unix_ns));
+        assert_eq!(starts(&recorder), [boot, second, third]);
+        recorder.clear();
+        recorder.record(at(30), &[(sum, Ok(Value::Int(2)))], None);
+        assert_eq!(starts(&recorder), [third]);
+    }
+
+    #[test]
     fn sums_say_since_when_they_count_also_after_a_fall() {
         let (mut recorder, gauge, sum) = setup();
         for (second, value) in [(0, 5), (1, 9), (2, 3), (3, 4)] {

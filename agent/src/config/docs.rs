@@ -28,9 +28,11 @@ pub fn default_file() -> String {
             let _ = writeln!(out, "[{}]", section.path.replace('*', "cpu"));
         } else {
             // A table that somebody has to name is an example.
-            let named = ["job.", "gauge."];
-            let named = named.iter().any(|kind| section.path.starts_with(kind));
-            let mark = if named { "#" } else { "" };
+            let mark = if section.path.contains(".NAME") {
+                "#"
+            } else {
+                ""
+            };
             let _ = writeln!(out, "{mark}[{}]", section.path);
         }
         let mut first = true;

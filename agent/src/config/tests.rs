@@ -579,7 +579,14 @@ fn the_effective_configuration_loads_back_as_the_same() {
 }
 
 /// Lines of the default file that exclude others.
-const EITHER: [&str; 3] = ["unit = \"backup", "file = ", "pointer = "];
+const EITHER: [&str; 6] = [
+    "unit = \"backup",
+    "file = ",
+    "pointer = ",
+    "executable = ",
+    "pid_file = ",
+    "unit = \"mosquitto",
+];
 
 #[test]
 fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
@@ -590,7 +597,8 @@ fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
     let taken: String = docs::default_file()
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            // A job has a command or a unit, a gauge one source and one way to its number.
+            // A job has a command or a unit, a gauge one source and one way to its number,
+            // a process is found in one way.
             Some(rest) if EITHER.iter().any(|key| rest.starts_with(key)) => String::new(),
             Some(rest) if rest.starts_with('[') => format!("{rest}\n"),
             Some(rest) if rest.contains(" = ") && !rest.starts_with(' ') => format!("{rest}\n"),
@@ -605,6 +613,7 @@ fn the_default_file_changes_nothing_and_each_of_its_lines_can_be_taken() {
         .iter()
         .filter(|key| !key.kind.is_table() && key.kind != Kind::Unit)
         .filter(|key| !["gauge.NAME.file", "gauge.NAME.pointer"].contains(&key.path))
+        .filter(|key| !["process.NAME.executable", "process.NAME.pid_file"].contains(&key.path))
     {
         let origin = loaded.settings.origin(&key.path.replace('*', "cpu"));
         assert!(matches!(origin, Origin::File(_)), "{}", key.path);
@@ -943,4 +952,51 @@ expires = \"1m\"
     }
     // What was refused is not missed as well.
     assert!(!told.contains("gauge.k.command: is missing"), "{told}");
+}
+
+#[test]
+fn a_watched_process_is_found_in_one_way_and_what_is_wrong_is_told_with_its_line() {
+    use crate::gauge::processes::By;
+    let text = "[process.broker]\nname = \"mosquitto\"\n[process.modem]\nunit = \"ModemManager.service\"\n\
+                [process.gps]\nexecutable = \"/usr/sbin/gpsd\"\n[process.own]\npid_file = \"/run/own.pid\"\n\
+                [process.off]\nenabled = false\n";
+    let watched = fine(&toml(text)).processes;
+    let expected = [
+        ("broker", By::Name("mosquitto".into())),
+        ("gps", By::Executable("/usr/sbin/gpsd".into())),
+        ("modem", By::Unit("ModemManager.service".into())),
+        ("own", By::PidFile("/run/own.pid".into())),
+    ];
+    let expected = expected.map(|(name, by)| (name.to_owned(), by));
+    assert_eq!(watched, expected.into());
+    let loaded = toml(text).load().unwrap();
+    assert_eq!(fine(&toml(&loaded.effective())).processes, watched);
+
+    let many: String = (0..33)
+        .map(|at| format!("[process.p{at:02}]\nname = \"p\"\n"))
+        .collect();
+    refused(
+        &toml(&many),
+        &["process.p32: is one watched process more than 32"],
+    );
+    refused(
+        &toml(
+            "[process.a]\n[process.b]\nname = \"x\"\nunit = \"x.service\"\n\
+             [process.c]\nname = \"sixteen-letters-\"\n[process.d]\nunit = \"d.service\"\nexecutabel = \"/x\"\n\
+             [process.\"e f\"]\n",
+        ),
+        &[
+            "process.a: says nothing about which process it is",
+            "sonde.toml:4:8: process.b.unit: stands beside another way to find the process",
+            "sonde.toml:6:8: process.c.name: is 16 bytes long, and the kernel keeps 15",
+            "sonde.toml:9:1: process.d.executabel: unknown key \"executabel\" — did you mean \"executable\"?",
+            "a name here has 1 to 64 letters, digits, _ and -",
+        ],
+    );
+    let off = toml(&format!("[gauges.process]\nenabled = false\n{text}"));
+    let warnings = off.load().unwrap().warnings.to_string();
+    assert!(
+        warnings.contains("no [process.NAME] is watched"),
+        "{warnings}"
+    );
 }

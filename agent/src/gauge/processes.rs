@@ -29,7 +29,7 @@ use super::table::{
     PROCESS_CPU, PROCESS_FILES, PROCESS_IO, PROCESS_MEMORY, PROCESS_RESTARTS, PROCESS_RUNNING,
     PROCESS_THREADS, PROCESS_UPTIME, PROCESS_VIRTUAL,
 };
-use super::{Attribute, Descriptor, Family, Missing, Readings, SeriesId, Source, Value};
+use super::{Attribute, Descriptor, Family, Missing, Readings, Series, SeriesId, Source, Value};
 use crate::frame::Stamp;
 
 mod find;
@@ -203,6 +203,17 @@ impl Source for Processes {
         }
         Ok(())
     }
+}
+
+/// Whether a series is of a process that is watched no more.
+pub fn is_of_none(series: &Series, watches: &Watches) -> bool {
+    let mut attributes = series.attributes.iter();
+    attributes.any(|(key, value)| {
+        let Attribute::Text(name) = value else {
+            return false;
+        };
+        key == "sonde.process.name" && !watches.contains_key(name.as_ref())
+    })
 }
 
 impl By {

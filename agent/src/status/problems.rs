@@ -5,7 +5,7 @@
 //! operators.
 
 use super::words::{by_reason, bytes, count, duration, of};
-use super::{CommandsStatus, Problem, SpoolStatus, Status, UplinkStatus};
+use super::{CommandsStatus, GaugeStatus, Problem, SpoolStatus, Status, UplinkStatus};
 
 /// A link that fails is worth a word after this long: two default batches, so
 /// that one lost request is no alarm.
@@ -109,6 +109,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             ),
         ));
     }
+    processes(status, &mut found);
     missing(status, &mut found);
     let agent = &status.agent;
     if agent.overruns >= OVERRUNS && agent.overruns > agent.ticks / 100 {
@@ -486,12 +487,34 @@ fn left_out(status: &Status, found: &mut Vec<Problem>) {
     ));
 }
 
-/// `first` and `unsupported` are how things are; the rest went wrong.
+/// Other programs that are watched.
+fn processes(status: &Status, found: &mut Vec<Problem>) {
+    let down = |g: &&GaugeStatus| g.name == "sonde.process.count" && g.value == Some(0.0);
+    for gauge in status.gauges.iter().filter(down) {
+        let Some(name) = gauge.attributes.get(WATCHED) else {
+            continue;
+        };
+        found.push(warning(
+            format!("process {name}"),
+            "It is watched and does not run. Start it, or look why it ended; \
+             if it should not run, remove its [process] table.",
+        ));
+    }
+}
+
+/// The attribute that names a process that is watched.
+const WATCHED: &str = "sonde.process.name";
+
+/// `first` and `unsupported` are how things are; the rest went wrong. Of a
+/// process that ended everything is gone, which is said elsewhere.
 fn missing(status: &Status, found: &mut Vec<Problem>) {
     let unexpected = |reason: &str| !matches!(reason, "first" | "unsupported");
     let mut names = Vec::new();
     let mut series = 0_usize;
-    for gauge in &status.gauges {
+    let ended = |g: &&GaugeStatus| {
+        g.missing.as_deref() == Some("gone") && g.attributes.contains_key(WATCHED)
+    };
+    for gauge in status.gauges.iter().filter(|g| !ended(g)) {
         if let Some(reason) = gauge.missing.as_deref().filter(|reason| unexpected(reason)) {
             series += 1;
             let word = format!("{} ({reason})", gauge.name);
@@ -517,8 +540,8 @@ fn missing(status: &Status, found: &mut Vec<Problem>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::LostStatus;
     use crate::status::sample;
-    use crate::status::{GaugeStatus, LostStatus};
 
     fn check(status: &Status, expected: &[(&str, &str)]) {
         let found = problems(status);
@@ -735,6 +758,23 @@ mod tests {
         status.spool.limit_bytes = u64::MAX;
         status.spool.bytes = u64::MAX;
         check(&status, &[("error", "spool")]);
+    }
+
+    #[test]
+    fn a_watched_process_that_does_not_run_is_one_problem() {
+        let mut status = sample::fine();
+        let by = [(WATCHED, "broker")];
+        let count = |value| sample::gauge("sonde.process.count", "{process}", &by, value);
+        status.gauges.push(count(1.0));
+        check(&status, &[]);
+        status.gauges.pop();
+        status.gauges.push(count(0.0));
+        status.gauges.extend((0..9).map(|_| GaugeStatus {
+            value: None,
+            missing: Some("gone".into()),
+            ..count(0.0)
+        }));
+        check(&status, &[("warning", "process broker")]);
     }
 
     #[test]

@@ -64,6 +64,10 @@ pub fn render(status: &Status, view: View) -> String {
     if !custom.is_empty() {
         page.block("custom", &custom);
     }
+    let processes = processes(status);
+    if !processes.is_empty() {
+        page.block("watched", &processes);
+    }
     if !status.jobs.is_empty() {
         page.block("jobs", &jobs(status));
     }
@@ -417,6 +421,51 @@ fn receiver(receiver: &ReceiverStatus) -> Vec<String> {
 }
 
 /// The most that are shown one by one; `--json` has all.
+const PROCESSES: usize = 8;
+
+/// Other programs' processes that are watched.
+fn processes(status: &Status) -> Vec<String> {
+    let name = |g: &GaugeStatus| g.attributes.get("sonde.process.name").cloned();
+    let watched = |g: &&GaugeStatus| g.name == "sonde.process.count" && name(g).is_some();
+    let mut lines = Vec::new();
+    for counted in status.gauges.iter().filter(watched).take(PROCESSES) {
+        let figure = |gauge: &str| {
+            let mut gauges = status.gauges.iter();
+            let found = gauges.find(|g| g.name == gauge && name(g) == name(counted));
+            found.and_then(|g| g.value)
+        };
+        let mut line = name(counted).unwrap_or_default();
+        match counted.value {
+            None => {
+                let why = counted.missing.as_deref().unwrap_or("not read yet");
+                let _ = write!(line, " {why}");
+            }
+            Some(0.0) => line.push_str(" NOT running"),
+            Some(number) => {
+                let uptime = figure("process.uptime").map_or_else(String::new, duration);
+                let _ = write!(line, " up {uptime}");
+                if let Some(memory) = figure("process.memory.usage") {
+                    let _ = write!(line, ", {}", bytes(memory as u64));
+                }
+                if number > 1.0 {
+                    let _ = write!(line, " in {} processes", count(number as u64));
+                }
+            }
+        }
+        if let Some(restarts) = figure("sonde.process.restarts").filter(|number| *number > 0.0) {
+            let _ = write!(line, ", {}", of(restarts as u64, "restart"));
+        }
+        lines.push(line);
+    }
+    let more = status.gauges.iter().filter(watched).count();
+    let more = more.saturating_sub(PROCESSES);
+    if more > 0 {
+        lines.push(format!("{more} more"));
+    }
+    lines
+}
+
+/// The most that are shown one by one; `--json` has all.
 const JOBS: usize = 8;
 
 fn jobs(status: &Status) -> Vec<String> {
@@ -486,11 +535,17 @@ fn agent(status: &Status) -> Vec<String> {
     });
     let rss = agent.rss_bytes.map_or_else(unread, bytes);
     let (points, ticks) = (count(agent.points), of(agent.ticks, "tick"));
-    vec![
+    let mut lines = vec![
         format!("memory {rss}"),
         format!("cpu {cpu}"),
         format!("{points} points in {ticks}"),
-    ]
+    ];
+    let mut gauges = status.gauges.iter();
+    let lag = gauges.find(|g| g.name == "sonde.runtime.lag");
+    if let Some(lag) = lag.and_then(|lag| lag.value) {
+        lines.push(format!("timers at most {:.1} ms late", lag * 1000.0));
+    }
+    lines
 }
 
 /// One paragraph, cleaned, continuation lines indented.
@@ -742,6 +797,37 @@ mod tests {
             "66 remembered in",
         ] {
             assert!(page.contains(part), "{part}: {page}");
+        }
+    }
+
+    #[test]
+    fn watched_processes_and_the_lag_of_the_event_loop_are_shown() {
+        let mut status = sample::fine();
+        let mut add = |gauge: &str, process: &str, value| {
+            let by = [("sonde.process.name", process)];
+            status.gauges.push(sample::gauge(gauge, "1", &by, value));
+        };
+        add("sonde.process.count", "broker", 1.0);
+        add("process.uptime", "broker", 62.0);
+        add("process.memory.usage", "broker", 2_097_152.0);
+        add("sonde.process.restarts", "broker", 2.0);
+        add("sonde.process.count", "modem", 0.0);
+        add("sonde.process.count", "web", 3.0);
+        add("process.uptime", "web", 5.0);
+        let lag = sample::gauge("sonde.runtime.lag", "s", &[], 0.0123);
+        status.gauges.push(lag);
+        status.problems = crate::status::problems(&status);
+        let view = View {
+            width: 100,
+            colour: false,
+        };
+        let page = render(&status, view);
+        for line in [
+            "watched  broker up 1m 2s, 2.0 MiB, 2 restarts · modem NOT running · web up 5s in 3 processes",
+            "timers at most 12.3 ms late",
+            "process modem: It is watched and does not run.",
+        ] {
+            assert!(page.contains(line), "{line}\n{page}");
         }
     }
 
