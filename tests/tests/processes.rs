@@ -98,7 +98,8 @@ async fn a_watched_process_is_seen_to_start_to_die_and_to_come_back() {
         .text("batch.length", "1s")
         .text("process.own.pid_file", pid_file.to_str().unwrap());
     let mut agent = gateway.start();
-    for process in ["named", "file", "own"] {
+    // Not the executable: where other users' may not be seen, it might be one of theirs.
+    for process in ["named", "own"] {
         reads(&otlp, "sonde.process.count", process, 0.0).await;
     }
 
