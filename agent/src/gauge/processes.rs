@@ -96,6 +96,8 @@ struct Watched {
     name: String,
     by: By,
     folder: Option<PathBuf>,
+    /// Why the last look through `/proc` could not tell whether it runs.
+    unknown: Option<Missing>,
     members: Vec<Process>,
     /// What ended members of this generation had used.
     retired: Used,
@@ -261,6 +263,7 @@ impl Watched {
             name: name.to_owned(),
             by: by.clone(),
             folder: None,
+            unknown: None,
             members: Vec::new(),
             retired: Used::default(),
             fresh: false,
@@ -288,7 +291,7 @@ impl Watched {
     /// Looks where its number stands, if it stands somewhere.
     fn ask(&mut self, at: &Watchman, known: &mut usize) -> Result<(), Missing> {
         let pids = match &self.by {
-            By::Name(_) | By::Executable(_) => return Ok(()),
+            By::Name(_) | By::Executable(_) => return self.unknown.map_or(Ok(()), Err),
             By::PidFile(path) => find::pid_file(&find::below(&at.root, path))?
                 .into_iter()
                 .collect(),
@@ -316,15 +319,15 @@ impl Watched {
         watchman: &Watchman,
         known: &mut usize,
     ) -> Result<(), Missing> {
+        self.unknown = scan.as_ref().err().copied();
         let scan = scan.as_ref().map_err(|missing| *missing)?;
         let found = scan.found.iter().filter(|(rule, _)| *rule == at);
         let pids: Vec<u32> = found.map(|(_, pid)| *pid).collect();
         self.adopt(&pids, watchman, known);
         let by_file = matches!(self.by, By::Executable(_));
-        match self.members.is_empty() && by_file && scan.denied {
-            true => Err(Missing::Denied),
-            false => Ok(()),
-        }
+        let hidden = self.members.is_empty() && by_file && scan.denied;
+        self.unknown = hidden.then_some(Missing::Denied);
+        self.unknown.map_or(Ok(()), Err)
     }
 
     fn adopt(&mut self, pids: &[u32], at: &Watchman, known: &mut usize) {

@@ -457,6 +457,22 @@ fn a_steady_tick_looks_through_nothing_and_a_missing_process_only_where_somethin
 }
 
 #[test]
+fn what_a_look_could_not_tell_is_not_known_at_the_ticks_without_one_either() {
+    let mut rig = rig(&[("p", By::Executable("/bin/p".into()))]);
+    rig.born(100);
+    rig.tick(0);
+    rig.tick(10);
+    assert_eq!(rig.count("p"), Some(Ok(0.0)));
+    rig.source.watched[0].unknown = Some(Missing::Denied);
+    rig.tick(10);
+    assert_eq!(rig.count("p"), Some(Err(Missing::Denied)));
+    // The next look finds that it may see them all.
+    rig.born(101);
+    rig.tick(10);
+    assert_eq!(rig.count("p"), Some(Ok(0.0)));
+}
+
+#[test]
 fn a_reload_changes_what_is_watched_and_forgets_nothing_that_stays() {
     let mut rig = rig(&[("p", named("p")), ("q", named("q"))]);
     rig.process(70, "p", 100, 5, 0);
