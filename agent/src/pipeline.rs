@@ -339,6 +339,12 @@ impl<S: Store + Sync> Shell<S> {
             .filter(|family| *family != Family::Agent)
             .collect();
         let mut readings = self.read(host, now, &mut span).await;
+        for notice in readings.take_notices() {
+            let metadata = notice.metadata.iter();
+            let metadata: Vec<_> = metadata.map(|(key, text)| (*key, text.as_str())).collect();
+            let span = Some(span.span_context().clone());
+            self.events.emit_in(span, notice.name, &[], &metadata);
+        }
         if families.contains(Family::Runtime) {
             self.runtime.read(now, &mut readings);
         }

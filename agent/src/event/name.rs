@@ -66,6 +66,7 @@ names! {
     CONFIG_RELOAD: Info "sonde.config.reload" () () "The configuration was loaded again.";
     CONFIG_REFUSED: Warn "sonde.config.refused" () ("error") "A reload was refused; the old configuration stays.";
     CLOCK_STEP: Warn "sonde.clock.step" ("step" ["s"]) () "The wall clock was set; forward is positive.";
+    FILESYSTEM_READ_ONLY: Warn "sonde.filesystem.read_only" () ("device", "mountpoint", "type") "A file system that could be written became read-only: by an error, or by somebody's hand.";
     UPLINK_UP: Info "sonde.uplink.up" ("down" ["s"]) ("uplink") "The other side takes data; down says for how long it did not, and is missing the first time.";
     UPLINK_DOWN: Warn "sonde.uplink.down" () ("uplink", "error") "The other side cannot be reached or fails; data is kept and sending is tried again.";
     CIRCUIT_OPEN: Warn "sonde.circuit.open" () ("uplink", "signal", "error") "The other side refuses us, or one signal: data is kept until a probe is taken.";

@@ -23,8 +23,12 @@ use super::cpu::SHARE_GRAIN;
 use super::file::{KernelFile, unescape};
 use super::helper::{Helpers, Question};
 use super::readings::{found, text};
-use super::table::{FILESYSTEM_INODES, FILESYSTEM_LIMIT, FILESYSTEM_USAGE, FILESYSTEM_UTILIZATION};
+use super::table::{
+    FILESYSTEM_INODES, FILESYSTEM_LIMIT, FILESYSTEM_READ_ONLY, FILESYSTEM_USAGE,
+    FILESYSTEM_UTILIZATION,
+};
 use super::{Attribute, Family, Missing, Readings, SeriesId, Source, Value};
+use crate::event;
 use crate::frame::Stamp;
 
 /// Types that are reported; `overlay` only as the root.
@@ -34,8 +38,9 @@ const KEEPS: [&str; 20] = [
 ];
 /// No gateway has more; the rest is left out with a warning.
 const MAX_MOUNTS: usize = 64;
-/// What one file system has: used, free, reserved; utilization; limit; inodes used and free.
-const GAUGES: usize = 7;
+/// What one file system has: used, free, reserved; utilization; limit; inodes
+/// used and free; whether it is read-only.
+const GAUGES: usize = 8;
 
 /// Reads `/proc/self/mountinfo` and asks every mount.
 pub struct Filesystem {
@@ -137,11 +142,22 @@ impl Filesystem {
         let refused = mounts.iter().flat_map(|mount| mount.ids).flatten();
         let refused = refused.filter(Option::is_none).count();
         out.leave_out(Family::Filesystem, beyond * GAUGES + refused);
+        let now: Vec<_> = mounts
+            .iter()
+            .filter_map(|mount| mount.ids)
+            .flatten()
+            .collect();
         for old in &self.mounts {
-            if !mounts.iter().any(|mount| mount.ids == old.ids) {
-                for id in old.ids.into_iter().flatten() {
-                    out.put(id, Err(Missing::Gone));
-                }
+            for id in old.ids.into_iter().flatten().filter(|id| !now.contains(id)) {
+                out.put(id, Err(Missing::Gone));
+            }
+            if mounts.iter().any(|mount| mount.is_read_only_now(old)) {
+                let metadata = vec![
+                    ("device", old.source.clone()),
+                    ("mountpoint", old.point.clone()),
+                    ("type", old.kind.clone()),
+                ];
+                out.notice(event::name::FILESYSTEM_READ_ONLY, metadata);
             }
         }
         self.paths = mounts
@@ -162,13 +178,17 @@ impl Source for Filesystem {
         self.update(out)?;
         let mounts = &self.mounts;
         self.helpers.ask(&self.paths, |at, answer| {
-            let Some(ids) = mounts.get(at).and_then(|mount| mount.ids) else {
+            let Some((mount, ids)) = mounts.get(at).and_then(|mount| Some((mount, mount.ids?)))
+            else {
                 return;
             };
             let values = match answer {
                 Ok(figures) => values(&figures),
-                Err(missing) => [Some(Err(missing)); GAUGES],
+                Err(missing) => [Some(Err(missing)); GAUGES - 1],
             };
+            // The mount table knows it, whether the device answers or not.
+            let read_only = i64::from(mount.mode == "ro");
+            let values = values.into_iter().chain([Some(Ok(Value::Int(read_only)))]);
             for (id, value) in ids.into_iter().zip(values) {
                 if let Some(value) = value {
                     out.put(id, value);
@@ -180,6 +200,13 @@ impl Source for Filesystem {
 }
 
 impl Mount {
+    /// Whether this is the other one, which could be written then and cannot now.
+    fn is_read_only_now(&self, before: &Mount) -> bool {
+        (before.mode, self.mode) == ("rw", "ro")
+            && (&self.source, &self.point, &self.kind)
+                == (&before.source, &before.point, &before.kind)
+    }
+
     fn series(&self, out: &Readings) -> [Option<SeriesId>; GAUGES] {
         let with = |state: Option<&'static str>| {
             let mut attributes: Vec<(&'static str, Attribute)> = vec![
@@ -193,6 +220,8 @@ impl Mount {
             attributes.push(("system.filesystem.type", found(&self.kind)));
             attributes
         };
+        let mut whatever_mode = with(None);
+        whatever_mode.retain(|(key, _)| *key != "system.filesystem.mode");
         [
             out.series(&FILESYSTEM_USAGE, &with(Some("used"))),
             out.series(&FILESYSTEM_USAGE, &with(Some("free"))),
@@ -201,18 +230,19 @@ impl Mount {
             out.series(&FILESYSTEM_LIMIT, &with(None)),
             out.series(&FILESYSTEM_INODES, &with(Some("used"))),
             out.series(&FILESYSTEM_INODES, &with(Some("free"))),
+            out.series(&FILESYSTEM_READ_ONLY, &whatever_mode),
         ]
     }
 }
 
 /// `None`: the file system does not have such a thing.
-fn values(figures: &StatVfs) -> [Option<Result<Value, Missing>>; GAUGES] {
+fn values(figures: &StatVfs) -> [Option<Result<Value, Missing>>; GAUGES - 1] {
     let bytes = |blocks: Option<u64>| {
         let bytes = blocks.and_then(|blocks| blocks.checked_mul(figures.f_frsize));
         Some(bytes.ok_or(Missing::Garbage).and_then(Value::whole))
     };
     if figures.f_blocks == 0 {
-        return [Some(Err(Missing::Unsupported)); GAUGES];
+        return [Some(Err(Missing::Unsupported)); GAUGES - 1];
     }
     let used = figures.f_blocks.checked_sub(figures.f_bfree);
     let reserved = figures.f_bfree.checked_sub(figures.f_bavail);
@@ -318,6 +348,47 @@ mod tests {
         out.clear();
         source.read(Stamp::default(), &mut out).unwrap();
         assert_eq!(out.value(good), Some(Err(Missing::Gone)));
+    }
+
+    #[test]
+    fn a_remount_to_read_only_is_a_gauge_and_told_once() {
+        const MOUNT: &str = "25 1 254:0 / / rw,noatime - ext4 /dev/vda rw\n";
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/self")).unwrap();
+        let table = dir.path().join("proc/self/mountinfo");
+        // Whether it is read-only is known although the device is dead.
+        let mut source = Filesystem::with(dir.path(), Arc::new(|_| Err(Missing::Gone)));
+        let mut out = Readings::new(Registry::default());
+        let gauge = "sonde.filesystem.read_only system.device=/dev/vda system.filesystem.mountpoint=/ system.filesystem.type=ext4";
+        let steps = [
+            (MOUNT, 0, 0),
+            (MOUNT, 0, 0),
+            ("ro", 1, 1),
+            ("ro", 1, 0),
+            (MOUNT, 0, 0),
+        ];
+        for (content, value, notices) in steps {
+            let remounted = MOUNT.replace("vda rw", "vda ro,errors=remount-ro");
+            let content = if content == "ro" { &remounted } else { content };
+            std::fs::write(&table, content).unwrap();
+            out.clear();
+            source.read(Stamp::default(), &mut out).unwrap();
+            let read: Vec<_> = out
+                .listed()
+                .into_iter()
+                .filter(|(name, _)| name == gauge)
+                .collect();
+            assert_eq!(read, [(gauge.to_owned(), Ok(Value::Int(value)))]);
+            let told = out.take_notices();
+            assert_eq!(told.len(), notices);
+            if let [notice] = told.as_slice() {
+                assert_eq!(notice.name, event::name::FILESYSTEM_READ_ONLY);
+                assert_eq!(
+                    notice.metadata.get(1),
+                    Some(&("mountpoint", "/".to_owned()))
+                );
+            }
+        }
     }
 
     #[test]

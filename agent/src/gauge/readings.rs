@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Attribute, Descriptor, Family, Missing, Series, SeriesId, Value};
+use crate::event::name::Name;
 
 /// Bound on all series of one process.
 pub const MAX_SERIES: usize = 4096;
@@ -43,7 +44,20 @@ pub struct Readings {
     registry: Registry,
     readings: Vec<Reading>,
     began: Vec<(SeriesId, u64)>,
+    notices: Vec<Notice>,
 }
+
+/// Something that a source saw happen; the pipeline makes an event of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Which event.
+    pub name: Name,
+    /// Its metadata.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// The most of one tick: as many mounts as are reported can change at once.
+const MAX_NOTICES: usize = 64;
 
 impl Registry {
     /// The number of a series; the first sight of it makes one. `attributes`
@@ -197,6 +211,7 @@ impl Readings {
             registry,
             readings: Vec::new(),
             began: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -245,6 +260,18 @@ impl Readings {
     /// Sums that began anew, and when.
     pub fn beginnings(&self) -> &[(SeriesId, u64)] {
         &self.began
+    }
+
+    /// Tells of something that happened; what is too much for one tick is left out.
+    pub fn notice(&mut self, name: Name, metadata: Vec<(&'static str, String)>) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(Notice { name, metadata });
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// What was read.

@@ -47,6 +47,7 @@ gauges! {
     FILESYSTEM_UTILIZATION: Filesystem Gauge "system.filesystem.utilization" ["1"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.type") "Used share of what an unprivileged program could use.";
     FILESYSTEM_LIMIT: Filesystem UpDownCounter "system.filesystem.limit" ["By"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.type") "Size of a file system.";
     FILESYSTEM_INODES: Filesystem UpDownCounter "sonde.filesystem.inodes" ["{inode}"] ("system.device", "system.filesystem.mode", "system.filesystem.mountpoint", "system.filesystem.state", "system.filesystem.type") "Inodes by state; absent where the file system has no fixed number.";
+    FILESYSTEM_READ_ONLY: Filesystem Gauge "sonde.filesystem.read_only" ["1"] ("system.device", "system.filesystem.mountpoint", "system.filesystem.type") "1 if the file system is read-only; a change to it is an event too.";
     DISK_IO: Disk Counter "system.disk.io" ["By"] ("disk.io.direction", "system.device") "Bytes read and written.";
     DISK_OPERATIONS: Disk Counter "system.disk.operations" ["{operation}"] ("disk.io.direction", "system.device") "Reads and writes that finished.";
     DISK_IO_TIME: Disk Counter "system.disk.io_time" ["s"] ("system.device") "Time during which the disk was busy.";
