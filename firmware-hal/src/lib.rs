@@ -17,6 +17,7 @@
 extern crate std;
 
 mod gauge;
+mod line;
 mod missing;
 mod ring;
 #[cfg(any(
@@ -30,6 +31,7 @@ mod window;
 pub mod wire;
 
 pub use gauge::{About, Gauge, Gauges, Reading, Resolution, Unit};
+pub use line::Line;
 pub use missing::Missing;
 pub use ring::SampleRing;
 pub use window::{Summary, Window};

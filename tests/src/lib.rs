@@ -21,6 +21,7 @@ pub mod demo_broker;
 pub mod exec_cost;
 pub mod ledger;
 pub mod link;
+pub mod microcontroller;
 pub mod process;
 pub mod program;
 pub mod proof;

@@ -19,3 +19,9 @@ pub use self::ina219::PowerMonitor;
 pub use self::shtcx::Climate;
 #[cfg(feature = "tmp1x2")]
 pub use self::tmp1x2::Thermometer;
+#[cfg(feature = "ads1x1x")]
+pub use ::ads1x1x::TargetAddr as AdcAddress;
+#[cfg(feature = "ina219")]
+pub use ::ina219::address::Address as PowerMonitorAddress;
+#[cfg(feature = "tmp1x2")]
+pub use ::tmp1x2::SlaveAddr as ThermometerAddress;
