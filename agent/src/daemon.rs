@@ -140,6 +140,7 @@ impl Daemon {
         let events = Events::new(clock.clone());
         let started = clock.boot_ns();
         let parts = Parts::start(&config, &identity, &clock, &spool, &roster, &events)
+            .await
             .map_err(|error| cannot_thread(&error))?;
         let board = Arc::new(Board::new(
             &config,

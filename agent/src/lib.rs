@@ -37,6 +37,8 @@ pub mod outbox;
 pub mod pipeline;
 pub mod recorder;
 pub mod sampler;
+pub mod sensor;
+pub mod serial;
 pub mod spool;
 pub mod status;
 pub mod trace;

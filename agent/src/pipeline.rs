@@ -30,11 +30,13 @@ use crate::gauge::custom::files::Files;
 use crate::gauge::processes::{self, Processes, Watches};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
 use crate::gauge::runtime::Runtime;
-use crate::gauge::{Family, Missing, Readings, Registry, host_sources};
+use crate::gauge::{self, Family, Missing, Readings, Registry, host_sources};
 use crate::identity::Identity;
 use crate::otlp::Encoder;
 use crate::recorder::{Recorder, Sealed};
 use crate::sampler::{Action, Sampler};
+use crate::sensor::Sensors;
+use crate::serial::Serial;
 use crate::spool::{Refused, Spool};
 use crate::status::{GaugeStatus, SpoolStatus};
 use crate::trace::{self, Tracer};
@@ -70,6 +72,10 @@ pub struct PipelineDeps {
     pub work: Work,
     /// Read by the process family.
     pub processes: watch::Receiver<Watches>,
+    /// Read by the sensor family.
+    pub sensors: Sensors,
+    /// Read by the serial family.
+    pub serial: Serial,
     /// Told of clock steps, and read by the agent family.
     pub events: Events,
     /// The gauges that the config describes.
@@ -143,6 +149,12 @@ pub fn spawn(
     let mut sources = host_sources(root, &deps.clock);
     sources.push(Box::new(Files::new(deps.custom.clone(), root)));
     sources.push(Box::new(Processes::new(root, deps.processes)));
+    sources.push(Box::new(gauge::sensor::Sensor::new(
+        deps.sensors,
+        &config.paths.root,
+        deps.clock.clone(),
+    )));
+    sources.push(Box::new(gauge::serial::Serial::new(deps.serial)));
     let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
     let agent = Agent::new(deps.spool_status, deps.uplinks)
@@ -615,6 +627,8 @@ pub(crate) mod tests {
             custom: [].into(),
             jobs: [].into(),
             processes: [].into(),
+            sensors: Vec::new(),
+            serial: Default::default(),
             spool: SpoolLimits {
                 quota: 1 << 20,
                 reserve: 0,

@@ -49,6 +49,12 @@ pub struct Status {
     /// What local programs sent.
     #[serde(default)]
     pub receiver: ReceiverStatus,
+    /// Sensors on the gateway's own buses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensors: Vec<SensorStatus>,
+    /// Serial lines from microcontrollers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serial: Vec<SerialStatus>,
     /// Configured work.
     pub jobs: Vec<JobStatus>,
     /// Commands over MQTT; absent: none are taken.
@@ -123,6 +129,81 @@ pub struct ClockStatus {
     pub synchronised: bool,
     /// By what rule: `timesync`, `file …`, `always`.
     pub trust: String,
+}
+
+/// One sensor on a bus of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SensorStatus {
+    /// As in `[sensor.NAME]`.
+    pub name: String,
+    /// Which driver.
+    pub kind: String,
+    /// The bus and the place on it.
+    pub place: String,
+    /// `ok`, `absent` or `hangs`.
+    pub state: String,
+    /// Nanoseconds of the boot clock when that began.
+    pub since_boot_ns: u64,
+    /// Why it gives nothing, or not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+    /// Readings with a value.
+    pub reads: u64,
+    /// Readings that lacked one.
+    pub failures: u64,
+}
+
+/// One serial line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SerialStatus {
+    /// As in `[serial.NAME]`.
+    pub name: String,
+    /// The terminal device.
+    pub device: String,
+    /// `starting`, `open` or `absent`.
+    pub state: String,
+    /// Seconds since it is so.
+    pub since_s: f64,
+    /// Why it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Times the device was opened.
+    pub opens: u64,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Good frames.
+    pub frames: u64,
+    /// Seconds since the last good frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_frame_s: Option<f64>,
+    /// Runs of bytes that were no good frame, by reason.
+    pub bad: BTreeMap<String, u64>,
+    /// Frames that never came.
+    pub lost: u64,
+    /// Frames that came twice.
+    pub repeated: u64,
+    /// Times a good frame came after something bad.
+    pub resyncs: u64,
+    /// Senders heard.
+    pub sources: usize,
+    /// Times a sender began anew.
+    pub restarts: u64,
+    /// Samples that senders say they lost.
+    pub samples_lost: u64,
+    /// Gauges with a name.
+    pub gauges: usize,
+    /// Gauges whose readings come and whose description has not come yet.
+    pub unnamed: usize,
+    /// Gauges beyond `max_series`.
+    pub refused_gauges: u64,
+    /// Frames of senders beyond the bound.
+    pub refused_sources: u64,
+    /// Frames whose trace was continued.
+    pub traced: u64,
+    /// Frames whose trace was not: too many in a second.
+    pub untraced: u64,
 }
 
 /// One series.

@@ -11,7 +11,6 @@ use toml::de::DeValue;
 
 use super::env::Env;
 use super::gauges;
-use super::jobs;
 use super::keys;
 use super::problem::{Origin, Problem, Problems};
 use super::reader::Settings;
@@ -24,6 +23,7 @@ use super::{
     MqttUplink, OtlpPaths, OtlpUplink, Outbox, Paths, Receiver, Routes, Sampler, SpoolLimits, Tls,
     Tracing, UplinkName,
 };
+use super::{jobs, sensors, serial_lines};
 use crate::clock::ClockTrust;
 use crate::gauge::Family;
 
@@ -176,6 +176,14 @@ pub(super) fn build(settings: &Settings, files: Vec<PathBuf>, problems: &mut Pro
         config.custom.clear();
     }
     config.processes = watches::build(settings, problems);
+    config.sensors = sensors::build(settings, problems);
+    config.serial = serial_lines::build(settings, problems);
+    if config.serial.is_empty() {
+        config.gauges.families.remove(&Family::Serial);
+    }
+    if config.sensors.is_empty() {
+        config.gauges.families.remove(&Family::Sensor);
+    }
     if config.mqtt.is_none() {
         for name in config
             .jobs
@@ -386,6 +394,8 @@ impl Builder<'_> {
             custom: BTreeMap::new(),
             jobs: BTreeMap::new(),
             processes: BTreeMap::new(),
+            sensors: Vec::new(),
+            serial: BTreeMap::new(),
             shutdown: self.duration("shutdown.timeout"),
         }
     }

@@ -107,7 +107,7 @@ pub static SECTIONS: &[Section] = &[
     },
     Section {
         path: "gauges.*",
-        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program), custom (what [gauge.NAME] describes), agent (its own workings) or runtime (the same in detail, for debugging).",
+        help: "One family: cpu, load, memory, filesystem, disk, network, temperature, process (this program), custom (what [gauge.NAME] describes), sensor (on the gateway's buses), serial (microcontrollers), agent (its own workings) or runtime (the same in detail, for debugging).",
     },
     Section {
         path: "gauge.NAME",
@@ -192,6 +192,18 @@ pub static SECTIONS: &[Section] = &[
     Section {
         path: "process.NAME",
         help: "Another program's process to watch: its memory, CPU, I/O and restarts, read with the family process (docs/GAUGES.md).",
+    },
+    Section {
+        path: "sensor.NAME",
+        help: "A sensor on a bus of the gateway (docs/SENSORS.md).",
+    },
+    Section {
+        path: "serial.NAME",
+        help: "A serial line on which microcontrollers report readings (docs/SERIAL.md).",
+    },
+    Section {
+        path: "serial.NAME.gauges.GAUGE",
+        help: "What a sender's gauge measures, where the sender does not say so itself, or says it wrong.",
     },
     Section {
         path: "shutdown",
@@ -1066,6 +1078,143 @@ pub static KEYS: &[Key] = &[
         "true",
         "false: as if it were not in the file.",
     ),
+    without(
+        "sensor.NAME.kind",
+        Kind::Choice(&["tmp102", "shtc3", "ina219", "ads1115", "iio", "gpio"]),
+        "none; it is required",
+        "\"tmp102\"",
+        "Which driver reads it: a chip on I2C, a device of the kernel's industrial I/O, or a GPIO line.",
+    ),
+    with(
+        "sensor.NAME.enabled",
+        Kind::Flag,
+        "true",
+        "false: as if it were not in the file.",
+    ),
+    without(
+        "sensor.NAME.bus",
+        Kind::Path,
+        "none; a chip on I2C needs it",
+        "\"/dev/i2c-1\"",
+        "The I2C bus.",
+    ),
+    without(
+        "sensor.NAME.address",
+        Kind::Whole(0x03, 0x77),
+        "the chip's usual one",
+        "0x48",
+        "Its address on the bus.",
+    ),
+    without(
+        "sensor.NAME.shunt",
+        Kind::Number,
+        "0.1",
+        "0.1",
+        "Ohms of the shunt of an ina219.",
+    ),
+    without(
+        "sensor.NAME.max_current",
+        Kind::Number,
+        "3.2",
+        "3.2",
+        "The largest current in amperes that an ina219 will meet; its resolution is a 32768th of it.",
+    ),
+    without(
+        "sensor.NAME.device",
+        Kind::Path,
+        "none; iio needs it",
+        "\"/sys/bus/iio/devices/iio:device0\"",
+        "The folder of an industrial I/O device.",
+    ),
+    without(
+        "sensor.NAME.channels",
+        Kind::Words,
+        "none; iio needs it",
+        "[\"in_voltage0\"]",
+        "Its channels, as the files are called without _raw or _input.",
+    ),
+    without(
+        "sensor.NAME.chip",
+        Kind::Path,
+        "none; gpio needs it",
+        "\"/dev/gpiochip0\"",
+        "The GPIO chip.",
+    ),
+    without(
+        "sensor.NAME.line",
+        Kind::Whole(0, 4095),
+        "none; gpio needs it",
+        "17",
+        "The line's number on the chip.",
+    ),
+    with(
+        "sensor.NAME.active_low",
+        Kind::Flag,
+        "false",
+        "Whether a low level counts as 1.",
+    ),
+    without(
+        "serial.NAME.device",
+        Kind::Path,
+        "none; it is required",
+        "\"/dev/ttyUSB0\"",
+        "The terminal device; a name below /dev/serial/by-id stays when others are plugged in.",
+    ),
+    with(
+        "serial.NAME.baud",
+        Kind::Whole(50, 12_000_000),
+        "115200",
+        "Bits a second; 8 data bits, no parity, no flow control.",
+    ),
+    with(
+        "serial.NAME.enabled",
+        Kind::Flag,
+        "true",
+        "false: as if it were not in the file.",
+    ),
+    with(
+        "serial.NAME.stale",
+        Kind::Duration(100, DAY),
+        "\"30s\"",
+        "A reading that came longer ago counts as missing (timeout).",
+    ),
+    with(
+        "serial.NAME.max_series",
+        Kind::Whole(1, 512),
+        "32",
+        "Gauges that the senders may name while the line is open; more are counted and left out.",
+    ),
+    without(
+        "serial.NAME.gauges.GAUGE.number",
+        Kind::Whole(0, 31),
+        "none; it is required",
+        "0",
+        "The gauge's number at its sender.",
+    ),
+    with(
+        "serial.NAME.gauges.GAUGE.source",
+        Kind::Whole(0, 255),
+        "1",
+        "The sender's number on the line.",
+    ),
+    with(
+        "serial.NAME.gauges.GAUGE.unit",
+        Kind::Text,
+        "\"1\"",
+        "Its unit in UCUM, such as \"Cel\", \"%\" or \"V\".",
+    ),
+    with(
+        "serial.NAME.gauges.GAUGE.scale",
+        Kind::Number,
+        "1",
+        "How much one of the sender's steps is.",
+    ),
+    with(
+        "serial.NAME.gauges.GAUGE.offset",
+        Kind::Number,
+        "0",
+        "Added after scaling.",
+    ),
     with(
         "shutdown.timeout",
         Kind::Duration(SECOND, 600 * SECOND),
@@ -1301,6 +1450,9 @@ mod tests {
             "job.NAME.arguments.ARG",
             "gauge.NAME",
             "process.NAME",
+            "sensor.NAME",
+            "serial.NAME",
+            "serial.NAME.gauges.GAUGE",
         ] {
             settings.fill(table, Value::Section, Origin::Default);
         }

@@ -23,6 +23,8 @@ use crate::clock::ClockTrust;
 use crate::gauge::Family;
 use crate::gauge::custom::Definition;
 use crate::gauge::processes::Watches;
+use crate::sensor;
+use crate::serial;
 use crate::work::Job;
 
 mod build;
@@ -34,6 +36,8 @@ mod jobs;
 pub mod keys;
 mod problem;
 mod reader;
+mod sensors;
+mod serial_lines;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -90,6 +94,10 @@ pub struct Config {
     pub jobs: BTreeMap<String, Job>,
     /// `[process.NAME]`, those that are enabled, by name.
     pub processes: Watches,
+    /// `[sensor.NAME]`, those that are enabled, in the order of their names.
+    pub sensors: Vec<sensor::Settings>,
+    /// `[serial.NAME]`, those that are enabled, by name.
+    pub serial: BTreeMap<String, serial::Settings>,
     /// `[shutdown] timeout`: from SIGTERM to the last byte synced.
     pub shutdown: Duration,
 }

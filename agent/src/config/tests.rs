@@ -91,8 +91,8 @@ fn nothing_configured_is_a_configuration() {
         loaded.config.paths.status_socket,
         Path::new("/home/op/.local/state/sonde/run/status.sock")
     );
-    // The custom family is on with the first gauge of its own.
-    assert_eq!(loaded.config.gauges.families.len(), Family::ALL.len() - 1);
+    // Custom, sensor and serial are on with the first of their own.
+    assert_eq!(loaded.config.gauges.families.len(), Family::ALL.len() - 3);
     assert_eq!(loaded.config.batch.length, Duration::from_secs(30));
     assert_eq!(loaded.config.trace.routine_ratio, 0.01);
     assert!(
@@ -998,5 +998,92 @@ fn a_watched_process_is_found_in_one_way_and_what_is_wrong_is_told_with_its_line
     assert!(
         warnings.contains("no [process.NAME] is watched"),
         "{warnings}"
+    );
+}
+
+/// The configuration is refused, and each of these is said somewhere.
+fn refused_among(world: &World, expected: &[&str]) {
+    assert!(world.load().is_err(), "was accepted");
+    let lines = world.lines();
+    for part in expected {
+        let said = lines.iter().any(|line| line.contains(part));
+        assert!(said, "{lines:#?}\n  lacks {part}");
+    }
+}
+
+#[test]
+fn a_sensor_is_read_from_its_table_and_a_wrong_one_is_refused_in_words() {
+    use crate::sensor::{I2cPlace, Kind as Sensor};
+    let config = fine(&toml(
+        "[sensor.supply]\nkind = \"ina219\"\nbus = \"/dev/i2c-1\"\naddress = 0x41\n\
+         [sensor.adc]\nkind = \"iio\"\ndevice = \"/sys/x\"\nchannels = [\"in_voltage0\"]\n\
+         [sensor.off]\nkind = \"shtc3\"\nbus = \"/dev/i2c-1\"\nenabled = false\n",
+    ));
+    let place = I2cPlace {
+        bus: "/dev/i2c-1".into(),
+        address: 0x41,
+    };
+    let kinds: Vec<_> = config.sensors.iter().map(|one| one.kind.clone()).collect();
+    assert_eq!(
+        kinds,
+        [
+            Sensor::Iio("/sys/x".into(), vec!["in_voltage0".into()]),
+            Sensor::Ina219(place, 100_000, 98),
+        ]
+    );
+    assert!(config.gauges.families.contains_key(&Family::Sensor));
+    refused_among(
+        &toml(
+            "[sensor.a]\nkind = \"tmp102\"\nbus = \"/dev/i2c-1\"\naddress = 0x40\n\
+             [sensor.b]\nkind = \"iio\"\ndevice = \"/sys/x\"\nchannels = [\"in_volt\"]\n\
+             [sensor.c]\nkind = \"gpio\"\nchip = \"/dev/gpiochip0\"\n\
+             [sensor.d]\nbus = \"/dev/i2c-1\"\n\
+             [sensor.e]\nkind = \"tmp102\"\n\
+             [sensor.f]\nkind = \"ina219\"\nbus = \"/dev/i2c-1\"\nshunt = -1\n\
+             [sensor.g]\nkind = \"shtc3\"\nbus = \"/dev/i2c-1\"\nline = 3\n\
+             [sensor.h]\nkind = \"shtc3\"\nbus = \"/dev/i2c-1\"\n",
+        ),
+        &[
+            "sensor.a.address: 0x40 is no address that this chip can have — it has 0x48 to 0x4b",
+            "sensor.b.channels: \"in_volt\" is no channel that is known",
+            "sensor.c: names no line",
+            "sensor.d: has no kind",
+            "sensor.e: has no bus",
+            "sensor.f.shunt: -1 cannot be",
+            "sensor.g.line: has no effect on kind \"shtc3\"",
+            "sensor.h: is at /dev/i2c-1 0x70, as sensor.g is",
+        ],
+    );
+}
+
+#[test]
+fn a_serial_line_is_read_from_its_table_and_a_wrong_one_is_refused_in_words() {
+    let config = fine(&toml(
+        "[serial.boiler]\ndevice = \"/dev/ttyUSB0\"\nbaud = 9600\n\
+         [serial.boiler.gauges.level]\nnumber = 3\nunit = \"m\"\nscale = 0.001\noffset = -1\n",
+    ));
+    let line = config.serial.get("boiler").unwrap();
+    assert_eq!((line.baud, line.max_series), (9600, 32));
+    let gauge = line.gauges.first().unwrap();
+    assert_eq!((gauge.source, gauge.number), (1, 3));
+    assert_eq!((gauge.scale, gauge.offset), (0.001, -1.0));
+    assert!(config.gauges.families.contains_key(&Family::Serial));
+    refused_among(
+        &toml(
+            "[serial.a]\nbaud = 9600\n\
+             [serial.b]\ndevice = \"/dev/ttyS0\"\n\
+             [serial.b.gauges.x]\nnumber = 1\nscale = 0\n\
+             [serial.b.gauges.y]\nnumber = 1\nunit = \"bytes\"\n\
+             [serial.b.gauges.z]\nsource = 2\n\
+             [serial.c]\ndevice = \"/dev/ttyS0\"\n",
+        ),
+        &[
+            "serial.a: names no device",
+            "serial.b.gauges.x.scale: makes every reading 0",
+            "serial.b.gauges.y.number: is the place of x too",
+            "serial.b.gauges.y.unit: is no UCUM unit",
+            "serial.b.gauges.z: has no number",
+            "serial.c.device: is the device of serial.b too",
+        ],
     );
 }

@@ -16,6 +16,8 @@ use crate::identity::Identity;
 use crate::journal;
 use crate::outbox::Outbox;
 use crate::pipeline::PipelineHandle;
+use crate::sensor::Sensors;
+use crate::serial::Serial;
 use crate::spool::Spool;
 use crate::status::{
     AgentStatus, ClockStatus, CommandsStatus, ConfigStatus, DeviceStatus, GaugeStatus, SCHEMA,
@@ -41,6 +43,8 @@ pub(super) struct Board {
     drops: Drops,
     work: Work,
     custom: Custom,
+    sensors: Sensors,
+    serial: Serial,
     receiver: OnceLock<Receiver>,
     commands: watch::Receiver<Option<CommandsStatus>>,
     config: Mutex<ConfigStatus>,
@@ -80,6 +84,8 @@ impl Board {
             drops: parts.drops(),
             work: parts.work(),
             custom: parts.custom(),
+            sensors: parts.sensors(),
+            serial: parts.serial(),
             receiver: OnceLock::new(),
             commands: parts.commands(),
             config: Mutex::new(ConfigStatus {
@@ -176,6 +182,8 @@ impl Snapshot for Board {
                     .get()
                     .map(Receiver::status)
                     .unwrap_or_default(),
+                sensors: self.sensors.status(),
+                serial: self.serial.status(now.boot_ns),
                 jobs: self.work.status(now),
                 events: self.events.status(),
                 outbox: self.outbox.status(),

@@ -21,6 +21,8 @@ use crate::gauge::processes::Watches;
 use crate::identity::Identity;
 use crate::outbox::Outbox;
 use crate::pipeline::{self, Pipeline, PipelineDeps, PipelineHandle};
+use crate::sensor::Sensors;
+use crate::serial::Serial;
 use crate::spool::{Spool, Subscription};
 use crate::status::CommandsStatus;
 use crate::trace::{Drops, Telemetry, Tracer, Unsealed};
@@ -38,6 +40,8 @@ pub(super) struct Parts {
     pipeline: Pipeline,
     pipeline_stop: CancellationToken,
     work: Work,
+    sensors: Sensors,
+    serial: Serial,
     agenda: JoinHandle<()>,
     custom: Custom,
     measuring: JoinHandle<()>,
@@ -70,7 +74,7 @@ struct Uplinks {
 type FileStamp = Option<(SystemTime, u64)>;
 
 impl Parts {
-    pub(super) fn start(
+    pub(super) async fn start(
         config: &Config,
         identity: &Identity,
         clock: &Clock,
@@ -98,6 +102,10 @@ impl Parts {
         let custom = Custom::default();
         custom.configure(&config.custom, clock.boot_ns());
         let processes = watch::Sender::new(config.processes.clone());
+        let serial = Serial::new(clock.clone(), telemetry.tracer.clone());
+        serial.configure(&config.serial).await;
+        let sensors = Sensors::default();
+        sensors.configure(config.sensors.clone());
         let pipeline_stop = CancellationToken::new();
         let pipeline = pipeline::spawn(
             config,
@@ -111,6 +119,8 @@ impl Parts {
                 uplinks: roster.clone(),
                 work: work.clone(),
                 processes: processes.subscribe(),
+                sensors: sensors.clone(),
+                serial: serial.clone(),
                 events: events.clone(),
                 custom: custom.clone(),
                 stop: pipeline_stop.clone(),
@@ -165,6 +175,8 @@ impl Parts {
             custom,
             agenda: vitals::JOBS.spawn(agenda::run(work.clone())),
             work,
+            sensors,
+            serial,
             spool_watch,
             event_log,
             events: events.clone(),
@@ -177,6 +189,14 @@ impl Parts {
 
     pub(super) fn work(&self) -> Work {
         self.work.clone()
+    }
+
+    pub(super) fn sensors(&self) -> Sensors {
+        self.sensors.clone()
+    }
+
+    pub(super) fn serial(&self) -> Serial {
+        self.serial.clone()
     }
 
     pub(super) fn tracer(&self) -> Tracer {
@@ -227,6 +247,10 @@ impl Parts {
             watches.clone_from(&new.processes);
             changed
         });
+        self.serial.configure(&new.serial).await;
+        if old.sensors != new.sensors {
+            self.sensors.configure(new.sensors.clone());
+        }
         self.pipeline.handle.reload(new).await;
         self.work.configure(&new.jobs, receiver(new));
         match &mut self.commands {
@@ -313,6 +337,9 @@ impl Parts {
         }
         self.pipeline_stop.cancel();
         join("the gauge pipeline", self.pipeline.task, budget / 4).await;
+        if !self.serial.stop(budget / 8).await {
+            log::warn!("a serial line hangs in its driver; the agent ends without waiting for it");
+        }
         join("the watch over the spool", self.spool_watch, budget / 4).await;
         if let Some(log) = self.event_log {
             self.events.detach(log);

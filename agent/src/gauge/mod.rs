@@ -30,6 +30,7 @@ pub mod hwmon;
 pub mod kernel;
 pub mod link;
 pub mod load;
+pub mod measured;
 pub mod memory;
 pub mod naming;
 pub mod network;
@@ -40,10 +41,13 @@ pub mod processes;
 pub mod reader;
 pub mod readings;
 pub mod runtime;
+pub mod sensor;
+pub mod serial;
 pub mod table;
 pub mod throttling;
 pub mod watchdog;
 
+pub use measured::measured;
 pub use readings::{Reading, Readings, Registry};
 
 /// A group of gauges that is read together, at one interval.
@@ -83,6 +87,10 @@ pub enum Family {
     Process,
     /// What the config describes: files, commands, pushes.
     Custom,
+    /// Sensors on the gateway's own buses.
+    Sensor,
+    /// Serial lines from microcontrollers.
+    Serial,
     /// This agent's own workings: ticks, queues, spool, uplinks.
     Agent,
     /// The same in detail: event loop, tasks, syncs, round trips.
@@ -218,7 +226,7 @@ pub fn host_sources(root: &Path, clock: &crate::clock::Clock) -> Vec<Box<dyn Sou
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 19] = [
+    pub const ALL: [Family; 21] = [
         Family::Cpu,
         Family::Load,
         Family::Memory,
@@ -236,6 +244,8 @@ impl Family {
         Family::Clock,
         Family::Process,
         Family::Custom,
+        Family::Sensor,
+        Family::Serial,
         Family::Agent,
         Family::Runtime,
     ];
@@ -260,6 +270,8 @@ impl Family {
             Family::Clock => "clock",
             Family::Process => "process",
             Family::Custom => "custom",
+            Family::Sensor => "sensor",
+            Family::Serial => "serial",
             Family::Agent => "agent",
             Family::Runtime => "runtime",
         }

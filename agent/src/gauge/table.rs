@@ -112,6 +112,14 @@ gauges! {
     PROCESS_UPTIME: Process Gauge "process.uptime" ["s"] ("sonde.process.name") "Time since the oldest of a watched process' processes started.";
     PROCESS_RUNNING: Process UpDownCounter "sonde.process.count" ["{process}"] ("sonde.process.name") "Processes that a watched process is; 0: it does not run.";
     PROCESS_RESTARTS: Process Counter "sonde.process.restarts" ["{restart}"] ("sonde.process.name") "How often a watched process was seen to be started again.";
+    SERIAL_UP: Serial Gauge "sonde.serial.up" ["1"] ("sonde.serial.link") "1 while the serial line's device is open, else 0.";
+    SERIAL_OPENS: Serial Counter "sonde.serial.opens" ["{open}"] ("sonde.serial.link") "Times the device was opened: one more for each time it was unplugged.";
+    SERIAL_IO: Serial Counter "sonde.serial.io" ["By"] ("sonde.serial.link") "Bytes that came over the line.";
+    SERIAL_FRAMES: Serial Counter "sonde.serial.frames" ["{frame}"] ("sonde.serial.link") "Good frames.";
+    SERIAL_BAD: Serial Counter "sonde.serial.bad" ["{frame}"] ("sonde.reason", "sonde.serial.link") "Runs of bytes that were no good frame: broken, too_long, too_short, checksum, version, malformed; begins with the first of its kind.";
+    SERIAL_LOST: Serial Counter "sonde.serial.lost" ["{frame}"] ("sonde.serial.link") "Frames that never came, seen from gaps in their numbers; begins with the first.";
+    SERIAL_RESYNCS: Serial Counter "sonde.serial.resyncs" ["{resync}"] ("sonde.serial.link") "Times a good frame came after something bad; begins with the first.";
+    SERIAL_SAMPLES_LOST: Serial Counter "sonde.serial.samples.lost" ["{sample}"] ("sonde.serial.link", "sonde.serial.source") "Samples that a sender says it lost before sending; begins with the first.";
     TICK: Agent Gauge "sonde.sampler.tick" ["1"] () "Number of the tick since the agent started: 1, 2, 3, without a hole.";
     POINTS: Agent Counter "sonde.sampler.points" ["{point}"] () "Data points recorded since the start, this tick included.";
     OVERRUNS: Agent Counter "sonde.sampler.overruns" ["{tick}"] () "Ticks that were skipped because an earlier one was still being read.";

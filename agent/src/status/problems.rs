@@ -5,7 +5,9 @@
 //! operators.
 
 use super::words::{by_reason, bytes, count, duration, of};
-use super::{CommandsStatus, GaugeStatus, Problem, SpoolStatus, Status, UplinkStatus};
+use super::{
+    CommandsStatus, GaugeStatus, Problem, SerialStatus, SpoolStatus, Status, UplinkStatus,
+};
 
 /// A link that fails is worth a word after this long: two default batches, so
 /// that one lost request is no alarm.
@@ -44,6 +46,12 @@ const OVERRUNS: u64 = 10;
 /// rate-limited says itself in the journal.
 const DROPPED: u64 = 100;
 
+/// A device that was plugged in again, or a board that starts with the gateway, is open by then.
+const SERIAL_PATIENCE_S: f64 = 30.0;
+
+/// Bad runs that are no news: noise while a cable is plugged in.
+const NOISE: u64 = 10;
+
 /// Judges. Worst first: errors before warnings, and among those in the order
 /// in which an operator should act. Empty: fine.
 pub fn problems(status: &Status) -> Vec<Problem> {
@@ -80,6 +88,30 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             "No uplink is configured: telemetry is only shown here. \
              Add [uplink.otlp] or [uplink.mqtt] to the configuration.",
         ));
+    }
+    for sensor in &status.sensors {
+        let since_ns = status.clock.boot_ns.saturating_sub(sensor.since_boot_ns);
+        let since_s = since_ns as f64 / 1e9;
+        if sensor.state == "ok" || since_s < SERIAL_PATIENCE_S {
+            continue;
+        }
+        let what = match sensor.state.as_str() {
+            "hangs" => "does not answer, and holds its bus",
+            _ => "gives no value",
+        };
+        let why = sensor.missing.as_deref().unwrap_or_default();
+        found.push(warning(
+            format!("sensor {}", sensor.name),
+            format!(
+                "The {} at {} {what} ({why}), for {}. It is tried again.",
+                sensor.kind,
+                sensor.place,
+                duration(since_s)
+            ),
+        ));
+    }
+    for line in &status.serial {
+        serial(line, &mut found);
     }
     for job in &status.jobs {
         if let Some(last) = job.last.as_ref().filter(|last| last.is_failure()) {
@@ -128,6 +160,49 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     // Stable: within a severity the order above is the order to act in.
     found.sort_by_key(|problem| problem.severity != "error");
     found
+}
+
+/// What is wrong with a serial line, if it has been so for a while: a device
+/// that is plugged in again is open within seconds.
+fn serial(line: &SerialStatus, found: &mut Vec<Problem>) {
+    let part = || format!("serial {}", line.name);
+    let bad = line.bad.values().sum::<u64>();
+    let error = line.error.as_deref().unwrap_or_default();
+    let device = &line.device;
+    if line.state != "open" {
+        if line.since_s >= SERIAL_PATIENCE_S {
+            let since = duration(line.since_s);
+            found.push(warning(
+                part(),
+                format!("{device} {error}, for {since}. Its readings are missing meanwhile."),
+            ));
+        }
+    } else if line.frames == 0 && bad >= NOISE {
+        found.push(warning(
+            part(),
+            format!(
+                "{} came over {device} and no good frame: another baud rate, another \
+                 format, or noise. docs/SERIAL.md has the format.",
+                bytes(line.bytes)
+            ),
+        ));
+    } else if bad >= NOISE && bad > line.frames / 100 {
+        found.push(warning(
+            part(),
+            format!(
+                "{} of {} over {device} were bad ({}). Look at the cable, its length and its ground.",
+                count(bad),
+                of(bad.saturating_add(line.frames), "frame"),
+                by_reason(&line.bad)
+            ),
+        ));
+    }
+    if line.refused_gauges + line.refused_sources > 0 {
+        found.push(warning(
+            part(),
+            "Senders name more gauges than the line may have. Raise its max_series, or mend the sender.",
+        ));
+    }
 }
 
 fn error(part: impl Into<String>, message: impl Into<String>) -> Problem {

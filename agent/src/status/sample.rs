@@ -92,6 +92,8 @@ pub(crate) fn fine() -> Status {
         events: EventsStatus::default(),
         outbox: OutboxStatus::default(),
         receiver: ReceiverStatus::default(),
+        sensors: vec![],
+        serial: vec![],
         jobs: vec![],
         commands: None,
         config: ConfigStatus {

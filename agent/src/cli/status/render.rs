@@ -6,8 +6,8 @@ use std::io::IsTerminal as _;
 use super::custom;
 use crate::status::words::{by_reason, bytes, count, duration, of, utc};
 use crate::status::{
-    CommandsStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus, SpoolStatus, Status,
-    UplinkStatus,
+    CommandsStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus, SerialStatus, SpoolStatus,
+    Status, UplinkStatus,
 };
 
 /// What the page is for.
@@ -67,6 +67,12 @@ pub fn render(status: &Status, view: View) -> String {
     let processes = processes(status);
     if !processes.is_empty() {
         page.block("watched", &processes);
+    }
+    if !status.sensors.is_empty() {
+        page.block("sensors", &sensors(status));
+    }
+    if !status.serial.is_empty() {
+        page.block("serial", &serial(status));
     }
     if !status.jobs.is_empty() {
         page.block("jobs", &jobs(status));
@@ -418,6 +424,47 @@ fn receiver(receiver: &ReceiverStatus) -> Vec<String> {
         lines.push(format!("refused: {}", by_reason(&receiver.refused)));
     }
     lines
+}
+
+fn sensors(status: &Status) -> Vec<String> {
+    let fine = status.sensors.iter().filter(|one| one.state == "ok");
+    let mut lines = vec![format!("{} of {} ok", fine.count(), status.sensors.len())];
+    let bad = status.sensors.iter().filter(|one| one.state != "ok");
+    lines.extend(bad.take(JOBS).map(|one| {
+        let why = one.missing.as_deref().unwrap_or_default();
+        format!("{} {} ({why})", one.name, one.state)
+    }));
+    lines
+}
+
+fn serial(status: &Status) -> Vec<String> {
+    let line = |line: &SerialStatus| {
+        let mut text = format!("{} {}", line.name, line.state);
+        if line.state == "open" {
+            let _ = match line.last_frame_s {
+                Some(ago) => write!(
+                    text,
+                    ", {} from {}, last {} ago",
+                    of(count_of(line.gauges), "gauge"),
+                    of(count_of(line.sources), "sender"),
+                    duration(ago)
+                ),
+                None => write!(text, ", no good frame yet"),
+            };
+        }
+        let bad = line.bad.values().sum::<u64>();
+        for (count, what) in [(bad, "bad"), (line.lost, "lost")] {
+            if count > 0 {
+                let _ = write!(text, ", {} {what}", of(count, "frame"));
+            }
+        }
+        text
+    };
+    status.serial.iter().map(line).collect()
+}
+
+fn count_of(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 /// The most that are shown one by one; `--json` has all.

@@ -1,0 +1,98 @@
+//! What reads one sensor, and how it is opened.
+
+use std::path::Path;
+
+use linux_embedded_hal::gpio_cdev::{Chip as GpioChip, LineRequestFlags};
+use linux_embedded_hal::{CdevPin, Delay, I2cdev};
+use sonde_firmware_hal::sensors::{
+    Adc, AdcAddress, Climate, PowerMonitor, PowerMonitorAddress, Thermometer, ThermometerAddress,
+};
+use sonde_firmware_hal::{Gauges, Line};
+
+use super::{Kind, iio};
+use crate::gauge::Missing;
+use crate::gauge::measured::absence;
+
+/// Reads one sensor; may hang, and then only its bus's thread does.
+pub trait Driver: Send {
+    /// One result for each of [`Kind::measures`].
+    fn read(&mut self) -> Vec<Result<f64, Missing>>;
+}
+
+/// Opens the sensor's device. Whether the sensor answers shows when it is read.
+pub fn open(kind: &Kind, root: &Path) -> Result<Box<dyn Driver>, Missing> {
+    Ok(match kind {
+        Kind::Tmp102(at) => {
+            let address = thermometer(at.address);
+            Box::new(Chip(Thermometer::new(i2c(&at.bus)?, address)))
+        }
+        Kind::Shtc3(bus) => Box::new(Chip(Climate::new(i2c(bus)?, Delay))),
+        Kind::Ina219(at, shunt_uohm, step_ua) => {
+            let address =
+                PowerMonitorAddress::from_byte(at.address).map_err(|_| Missing::Unsupported)?;
+            let monitor = PowerMonitor::new(i2c(&at.bus)?, address, *step_ua, *shunt_uohm);
+            Box::new(Chip(monitor.ok_or(Missing::Unsupported)?))
+        }
+        Kind::Ads1115(at) => {
+            let address = match at.address {
+                0x49 => AdcAddress::Vdd,
+                0x4A => AdcAddress::Sda,
+                0x4B => AdcAddress::Scl,
+                _ => AdcAddress::Gnd,
+            };
+            Box::new(Chip(Adc::new(i2c(&at.bus)?, address, Delay)))
+        }
+        Kind::Iio(folder, channels) => {
+            let folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
+            Box::new(iio::Device::new(&folder, channels))
+        }
+        Kind::Gpio(chip, line, active_low) => {
+            let gone = |error: linux_embedded_hal::gpio_cdev::Error| gpio_missing(&error);
+            let flags = match active_low {
+                true => LineRequestFlags::INPUT | LineRequestFlags::ACTIVE_LOW,
+                false => LineRequestFlags::INPUT,
+            };
+            let line = GpioChip::new(chip).and_then(|mut chip| chip.get_line(*line));
+            let line = line.map_err(gone)?;
+            let handle = line.request(flags, 0, "sonde").map_err(gone)?;
+            Box::new(Chip(Line::new(CdevPin::new(handle).map_err(gone)?)))
+        }
+    })
+}
+
+/// Which of its address pin's four connections.
+fn thermometer(address: u8) -> ThermometerAddress {
+    ThermometerAddress::Alternative(address & 2 != 0, address & 1 != 0)
+}
+
+fn i2c(bus: &Path) -> Result<I2cdev, Missing> {
+    I2cdev::new(bus).map_err(|error| match error {
+        linux_embedded_hal::i2cdev::linux::LinuxI2CError::Io(error) => Missing::of(&error),
+        linux_embedded_hal::i2cdev::linux::LinuxI2CError::Errno(number) => {
+            Missing::of(&std::io::Error::from_raw_os_error(number))
+        }
+    })
+}
+
+fn gpio_missing(error: &linux_embedded_hal::gpio_cdev::Error) -> Missing {
+    let source = std::error::Error::source(error);
+    match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(error) => Missing::of(error),
+        None => Missing::Gone,
+    }
+}
+
+/// A sensor of `sonde-firmware-hal` with `N` values.
+struct Chip<G, const N: usize>(G);
+
+impl<G: Gauges<N> + Send, const N: usize> Driver for Chip<G, N> {
+    fn read(&mut self) -> Vec<Result<f64, Missing>> {
+        let about = self.0.about_all();
+        let read = self.0.read_all().into_iter().zip(about);
+        read.map(|(reading, about)| {
+            let steps = reading.map_err(absence)?;
+            Ok(about.resolution.value(steps))
+        })
+        .collect()
+    }
+}

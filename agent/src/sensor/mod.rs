@@ -1,0 +1,170 @@
+//! Sensors on the gateway's own buses: chips on I2C through
+//! `sonde-firmware-hal` and `linux-embedded-hal`, channels of the kernel's
+//! industrial I/O drivers, lines of GPIO chips.
+//!
+//! ```text
+//!  gauge thread ─ ask ─► thread of the bus ─► driver ─► /dev/i2c-1, …
+//!       ▲──── readings, or a timeout ────┘
+//! ```
+//!
+//! A bus can hang in the kernel without a way to cancel, so each bus has a
+//! thread of its own ([`bus`]). [`Sensors`] is how the rest of the agent hands
+//! over a configuration and sees what became of it: it is never held while
+//! something is read.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::status::SensorStatus;
+
+pub mod bus;
+pub mod driver;
+pub mod iio;
+#[cfg(test)]
+mod tests;
+
+/// Buses of one gateway, each a thread.
+pub const MAX_BUSES: usize = 4;
+
+/// Sensors of one gateway.
+pub const MAX_SENSORS: usize = 32;
+
+/// Channels of one sensor.
+pub const MAX_CHANNELS: usize = 16;
+
+/// `[sensor.NAME]`, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// NAME.
+    pub name: String,
+    /// Which driver, and where.
+    pub kind: Kind,
+}
+
+/// Which driver, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// TMP102, TMP112 and their like.
+    Tmp102(I2cPlace),
+    /// SHTC3; its address is fixed.
+    Shtc3(PathBuf),
+    /// INA219, with its shunt in µΩ and the resolution of its current in µA.
+    Ina219(I2cPlace, u32, u32),
+    /// ADS1115.
+    Ads1115(I2cPlace),
+    /// A folder of the kernel's industrial I/O, and channels such as `in_voltage0`.
+    Iio(PathBuf, Vec<String>),
+    /// A GPIO chip, the line's number, and whether low means 1.
+    Gpio(PathBuf, u32, bool),
+}
+
+/// A chip on an I2C bus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct I2cPlace {
+    /// Such as `/dev/i2c-1`.
+    pub bus: PathBuf,
+    /// Seven bits.
+    pub address: u8,
+}
+
+/// Hands configurations over and shows what became of them; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Sensors {
+    wanted: Arc<Mutex<Option<Vec<Settings>>>>,
+    shown: Arc<Mutex<Vec<SensorStatus>>>,
+}
+
+impl Sensors {
+    /// From the next tick on these are read.
+    pub fn configure(&self, wanted: Vec<Settings>) {
+        *lock(&self.wanted) = Some(wanted);
+    }
+
+    /// A configuration that nobody has taken up yet.
+    pub(crate) fn take(&self) -> Option<Vec<Settings>> {
+        lock(&self.wanted).take()
+    }
+
+    /// What the last tick found.
+    pub(crate) fn show(&self, sensors: Vec<SensorStatus>) {
+        *lock(&self.shown) = sensors;
+    }
+
+    /// For people.
+    pub fn status(&self) -> Vec<SensorStatus> {
+        lock(&self.shown).clone()
+    }
+}
+
+/// Nothing that holds one of these locks can leave its value half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kind {
+    /// What shares a thread: one I2C bus, one GPIO chip, all of industrial I/O.
+    pub fn bus(&self) -> String {
+        match self {
+            Kind::Tmp102(at) | Kind::Ina219(at, ..) | Kind::Ads1115(at) => {
+                at.bus.display().to_string()
+            }
+            Kind::Shtc3(bus) => bus.display().to_string(),
+            Kind::Iio(..) => "iio".into(),
+            Kind::Gpio(chip, ..) => chip.display().to_string(),
+        }
+    }
+
+    /// As in `kind = `.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Kind::Tmp102(_) => "tmp102",
+            Kind::Shtc3(_) => "shtc3",
+            Kind::Ina219(..) => "ina219",
+            Kind::Ads1115(_) => "ads1115",
+            Kind::Iio(..) => "iio",
+            Kind::Gpio(..) => "gpio",
+        }
+    }
+
+    /// For people: the bus and the place on it.
+    pub fn place(&self) -> String {
+        match self {
+            Kind::Tmp102(at) | Kind::Ina219(at, ..) | Kind::Ads1115(at) => {
+                format!("{} 0x{:02x}", at.bus.display(), at.address)
+            }
+            Kind::Shtc3(bus) => format!("{} 0x70", bus.display()),
+            Kind::Iio(folder, _) => folder.display().to_string(),
+            Kind::Gpio(chip, line, _) => format!("{} line {line}", chip.display()),
+        }
+    }
+
+    /// The name and the UCUM unit of each value, in the order of a reading.
+    pub fn measures(&self) -> Vec<(String, &'static str)> {
+        let fixed: &[(&str, &str)] = match self {
+            Kind::Tmp102(_) => &[("temperature", "Cel")],
+            Kind::Shtc3(_) => &[("temperature", "Cel"), ("humidity", "%")],
+            Kind::Ina219(..) => &[("voltage", "V"), ("current", "A"), ("power", "W")],
+            Kind::Ads1115(_) => &[
+                ("voltage.0", "V"),
+                ("voltage.1", "V"),
+                ("voltage.2", "V"),
+                ("voltage.3", "V"),
+            ],
+            Kind::Gpio(..) => &[("level", "1")],
+            Kind::Iio(_, channels) => {
+                let known = channels.iter();
+                return known
+                    .map(|channel| {
+                        let name = channel.strip_prefix("in_").unwrap_or(channel);
+                        (
+                            name.to_owned(),
+                            iio::quantity(channel).unwrap_or(("1", 1.0)).0,
+                        )
+                    })
+                    .collect();
+            }
+        };
+        let owned = fixed.iter().map(|(name, unit)| ((*name).to_owned(), *unit));
+        owned.collect()
+    }
+}

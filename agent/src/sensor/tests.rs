@@ -1,0 +1,322 @@
+//! Promises of sensors on the gateway's buses.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::bus::Open;
+use super::driver::Driver;
+use super::*;
+use crate::clock::{Clock, ClockTrust};
+use crate::gauge::sensor::Sensor;
+use crate::gauge::{Missing, Readings, Registry, Source as _, Value};
+
+type Script = VecDeque<Step>;
+
+/// What a sensor does when it is read.
+enum Step {
+    Gives(Result<f64, Missing>),
+    /// Nothing, until the test lets it go on.
+    Hangs(Receiver<()>),
+    /// Its device cannot be opened.
+    Closed(Missing),
+}
+
+/// A bench with sensors that do as they are told; the last step is repeated.
+#[derive(Clone, Default)]
+struct Bench {
+    scripts: Arc<Mutex<BTreeMap<String, Script>>>,
+    /// How often each was really asked.
+    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+struct Fake {
+    place: String,
+    bench: Bench,
+}
+
+impl Bench {
+    fn set(&self, name: &str, steps: impl IntoIterator<Item = Step>) {
+        let steps = steps.into_iter().collect();
+        self.scripts
+            .lock()
+            .unwrap()
+            .insert(tmp(name).kind.place(), steps);
+    }
+
+    fn next(&self, place: &str) -> Option<Step> {
+        *self.asked.lock().unwrap().entry(place.into()).or_default() += 1;
+        let mut scripts = self.scripts.lock().unwrap();
+        let script = scripts.get_mut(place)?;
+        match script.front() {
+            Some(Step::Gives(value)) if script.len() == 1 => Some(Step::Gives(*value)),
+            Some(Step::Closed(missing)) if script.len() == 1 => Some(Step::Closed(*missing)),
+            _ => script.pop_front(),
+        }
+    }
+
+    fn asked(&self, name: &str) -> u32 {
+        let place = tmp(name).kind.place();
+        self.asked.lock().unwrap().get(&place).copied().unwrap_or(0)
+    }
+
+    fn open(&self) -> Open {
+        let bench = self.clone();
+        Arc::new(move |kind: &Kind, _: &Path| {
+            let place = kind.place();
+            let closed = matches!(
+                bench
+                    .scripts
+                    .lock()
+                    .unwrap()
+                    .get(&place)
+                    .and_then(|s| s.front()),
+                Some(Step::Closed(_))
+            );
+            if closed && let Some(Step::Closed(missing)) = bench.next(&place) {
+                return Err(missing);
+            }
+            let bench = bench.clone();
+            Ok(Box::new(Fake { place, bench }) as Box<dyn Driver>)
+        })
+    }
+}
+
+impl Driver for Fake {
+    fn read(&mut self) -> Vec<Result<f64, Missing>> {
+        match self.bench.next(&self.place) {
+            Some(Step::Gives(value)) => vec![value],
+            Some(Step::Hangs(gate)) => {
+                let _ = gate.recv();
+                vec![Ok(0.0)]
+            }
+            Some(Step::Closed(missing)) => vec![Err(missing)],
+            None => vec![Err(Missing::Gone)],
+        }
+    }
+}
+
+/// `bus/sensor`: the bus's name says where it is.
+fn tmp(name: &str) -> Settings {
+    let (bus, number) = name.split_once('-').unwrap();
+    Settings {
+        name: name.into(),
+        kind: Kind::Tmp102(I2cPlace {
+            bus: bus.into(),
+            address: 0x48 + number.parse::<u8>().unwrap(),
+        }),
+    }
+}
+
+fn gate() -> (Sender<()>, Step) {
+    let (open, gate) = channel();
+    (open, Step::Hangs(gate))
+}
+
+struct Rig {
+    bench: Bench,
+    sensors: Sensors,
+    source: Sensor,
+    registry: Registry,
+}
+
+impl Rig {
+    fn new(names: &[&str], patience: Duration) -> Self {
+        let (bench, sensors) = (Bench::default(), Sensors::default());
+        let clock = Clock::new(ClockTrust::Always);
+        let source = Sensor::with(
+            sensors.clone(),
+            Path::new("/"),
+            clock,
+            bench.open(),
+            patience,
+        );
+        sensors.configure(names.iter().map(|name| tmp(name)).collect());
+        Self {
+            bench,
+            sensors,
+            source,
+            registry: Registry::default(),
+        }
+    }
+
+    fn tick(&mut self) -> Result<Vec<(String, Result<f64, Missing>)>, Missing> {
+        let mut out = Readings::new(self.registry.clone());
+        self.source.read(crate::frame::Stamp::default(), &mut out)?;
+        let mut all: Vec<_> = out
+            .listed()
+            .into_iter()
+            .map(|(name, value)| {
+                let id = name.split("hw.id=").nth(1).unwrap();
+                let id = id.split('/').next().unwrap();
+                (id.to_owned(), value.map(Value::as_f64))
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
+    fn state(&self, name: &str) -> String {
+        let all = self.sensors.status();
+        all.iter().find(|s| s.name == name).unwrap().state.clone()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(30);
+
+fn is(name: &str, value: Result<f64, Missing>) -> (String, Result<f64, Missing>) {
+    (name.into(), value)
+}
+
+#[test]
+fn every_sensor_of_every_bus_is_read_at_each_tick() {
+    let mut rig = Rig::new(&["a-0", "a-1", "b-0"], LONG);
+    for (name, value) in [("a-0", 1.0), ("a-1", 2.0), ("b-0", 3.0)] {
+        rig.bench.set(name, [Step::Gives(Ok(value))]);
+    }
+    let wanted = [is("a-0", Ok(1.0)), is("a-1", Ok(2.0)), is("b-0", Ok(3.0))];
+    for _ in 0..3 {
+        assert_eq!(rig.tick().unwrap(), wanted);
+    }
+    assert_eq!(rig.state("b-0"), "ok");
+}
+
+#[test]
+fn a_bus_that_hangs_is_a_timeout_alone_and_recovers_without_a_second_thread() {
+    let mut rig = Rig::new(&["a-0", "a-1", "b-0"], SHORT);
+    let (open, hangs) = gate();
+    rig.bench.set("a-0", [hangs, Step::Gives(Ok(1.0))]);
+    rig.bench.set("a-1", [Step::Gives(Ok(2.0))]);
+    rig.bench.set("b-0", [Step::Gives(Ok(3.0))]);
+    let late = Err(Missing::Timeout);
+    for _ in 0..5 {
+        let seen = rig.tick().unwrap();
+        assert_eq!(seen[..2], [is("a-0", late), is("a-1", late)]);
+    }
+    assert_eq!(rig.state("a-0"), "hangs");
+    assert_eq!(rig.bench.asked("a-0"), 1, "asked again while it hung");
+    // The other bus may be late by chance, never for good.
+    while rig.tick().unwrap()[2] != is("b-0", Ok(3.0)) {}
+    open.send(()).unwrap();
+    let wanted = [is("a-0", Ok(1.0)), is("a-1", Ok(2.0))];
+    while rig.tick().unwrap()[..2] != wanted {}
+    assert_eq!(rig.state("a-0"), "ok");
+}
+
+#[test]
+fn a_sensor_that_is_gone_is_asked_less_and_less_and_comes_back() {
+    let mut rig = Rig::new(&["a-0"], LONG);
+    rig.bench.set("a-0", [Step::Gives(Err(Missing::Gone))]);
+    for _ in 0..100 {
+        assert_eq!(rig.tick().unwrap(), [is("a-0", Err(Missing::Gone))]);
+    }
+    let asked = rig.bench.asked("a-0");
+    assert!((5..=9).contains(&asked), "{asked} of 100");
+    assert_eq!(rig.state("a-0"), "absent");
+    rig.bench.set("a-0", [Step::Gives(Ok(4.0))]);
+    let mut rounds = 0;
+    while rig.tick().unwrap() != [is("a-0", Ok(4.0))] {
+        rounds += 1;
+    }
+    assert!(rounds <= 32, "{rounds}");
+    // From then on at every tick.
+    let before = rig.bench.asked("a-0");
+    (0..10).for_each(|_| drop(rig.tick()));
+    assert_eq!(rig.bench.asked("a-0"), before + 10);
+}
+
+#[test]
+fn a_sensor_that_answers_only_sometimes_gives_what_it_gives() {
+    let mut rig = Rig::new(&["a-0"], LONG);
+    let steps = (0..20).map(|n| match n % 2 {
+        0 => Step::Gives(Ok(f64::from(n))),
+        _ => Step::Gives(Err(Missing::Garbage)),
+    });
+    rig.bench.set("a-0", steps);
+    for n in 0..19 {
+        let wanted = match n % 2 {
+            0 => Ok(f64::from(n)),
+            _ => Err(Missing::Garbage),
+        };
+        assert_eq!(rig.tick().unwrap(), [is("a-0", wanted)]);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_at_the_start_is_absent_with_its_reason() {
+    let mut rig = Rig::new(&["a-0"], LONG);
+    rig.bench.set(
+        "a-0",
+        [Step::Closed(Missing::Unsupported), Step::Gives(Ok(1.0))],
+    );
+    assert_eq!(rig.tick().unwrap(), [is("a-0", Err(Missing::Unsupported))]);
+    while rig.tick().unwrap() != [is("a-0", Ok(1.0))] {}
+}
+
+#[test]
+fn a_reload_adds_and_removes_and_keeps_away_from_a_bus_that_hangs() {
+    let mut rig = Rig::new(&["a-0"], SHORT);
+    let (open, hangs) = gate();
+    rig.bench.set("a-0", [hangs, Step::Gives(Ok(1.0))]);
+    rig.bench.set("a-1", [Step::Gives(Ok(2.0))]);
+    rig.bench.set("b-0", [Step::Gives(Ok(3.0))]);
+    assert_eq!(rig.tick().unwrap(), [is("a-0", Err(Missing::Timeout))]);
+    rig.sensors.configure(vec![tmp("a-1"), tmp("b-0")]);
+    while rig.tick().unwrap() != [is("a-1", Err(Missing::Timeout)), is("b-0", Ok(3.0))] {}
+    assert_eq!(
+        rig.bench.asked("a-1"),
+        0,
+        "a second thread on a bus that hangs"
+    );
+    open.send(()).unwrap();
+    while rig.tick().unwrap() != [is("a-1", Ok(2.0)), is("b-0", Ok(3.0))] {}
+    rig.sensors.configure(Vec::new());
+    assert_eq!(rig.tick(), Err(Missing::Unsupported));
+    assert!(rig.sensors.status().is_empty());
+}
+
+#[test]
+fn channels_of_the_kernel_are_read_below_the_root() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = Path::new("/sys/bus/iio/devices/iio:device0");
+    let real = root.path().join(folder.strip_prefix("/").unwrap());
+    std::fs::create_dir_all(&real).unwrap();
+    std::fs::write(real.join("in_voltage0_raw"), "2048\n").unwrap();
+    std::fs::write(real.join("in_voltage_scale"), "0.5\n").unwrap();
+    let sensors = Sensors::default();
+    let channels = vec!["in_voltage0".to_owned(), "in_temp".to_owned()];
+    sensors.configure(vec![Settings {
+        name: "adc".into(),
+        kind: Kind::Iio(folder.into(), channels),
+    }]);
+    let clock = Clock::new(ClockTrust::Always);
+    let open: Open = Arc::new(driver::open);
+    let mut source = Sensor::with(sensors, root.path(), clock, open, LONG);
+    let registry = Registry::default();
+    let mut read = || {
+        let mut out = Readings::new(registry.clone());
+        source
+            .read(crate::frame::Stamp::default(), &mut out)
+            .unwrap();
+        ["voltage0", "temp"].map(|name| {
+            let gauge = if name == "temp" {
+                "hw.temperature"
+            } else {
+                "hw.voltage"
+            };
+            let key = format!("{gauge} hw.id=adc/{name} hw.name={name}");
+            out.value(&key).unwrap()
+        })
+    };
+    let absent = Err(Missing::Unsupported);
+    assert_eq!(read(), [Ok(Value::Float(1.024)), absent]);
+    std::fs::write(real.join("in_voltage0_raw"), "-1\n").unwrap();
+    std::fs::write(real.join("in_temp_input"), "-12250\n").unwrap();
+    assert_eq!(
+        read(),
+        [Ok(Value::Float(-0.0005)), Ok(Value::Float(-12.25))]
+    );
+}
