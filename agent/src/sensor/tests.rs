@@ -15,6 +15,9 @@ use crate::gauge::{Missing, Readings, Registry, Source as _, Value};
 
 type Script = VecDeque<Step>;
 
+/// A sensor's name, and what it gave.
+type Seen = (String, Result<f64, Missing>);
+
 /// What a sensor does when it is read.
 enum Step {
     Gives(Result<f64, Missing>),
@@ -142,7 +145,7 @@ impl Rig {
         }
     }
 
-    fn tick(&mut self) -> Result<Vec<(String, Result<f64, Missing>)>, Missing> {
+    fn tick(&mut self) -> Result<Vec<Seen>, Missing> {
         let mut out = Readings::new(self.registry.clone());
         self.source.read(crate::frame::Stamp::default(), &mut out)?;
         let mut all: Vec<_> = out
@@ -167,7 +170,7 @@ impl Rig {
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(30);
 
-fn is(name: &str, value: Result<f64, Missing>) -> (String, Result<f64, Missing>) {
+fn is(name: &str, value: Result<f64, Missing>) -> Seen {
     (name.into(), value)
 }
 
