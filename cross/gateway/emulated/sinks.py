@@ -122,12 +122,16 @@ class SlowNames:
             self.socket.bind(("127.0.0.1", 53))
         except OSError as error:
             raise Failed(f"no name server could be put on 127.0.0.1:53 (root, and nobody else on it): {error}") from None
+        # So that it notices when it is closed.
+        self.socket.settimeout(0.5)
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
         while True:
             try:
                 query, peer = self.socket.recvfrom(512)
+            except TimeoutError:
+                continue
             except OSError:
                 return
             self.asked += 1
