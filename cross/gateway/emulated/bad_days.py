@@ -125,13 +125,14 @@ def does_without_pressure_and_the_new_cgroups(g):
 
 
 def lives_on_a_read_only_root(g):
-    """The state is on a partition of its own, and the only thing that can be written."""
+    """The state is on a partition of its own, and with `/tmp` in memory (systemd/README.md
+    says why) the only thing that can be written."""
     instance = g.instance()
     partition = g.folder / "state.img"
     empty_ext4(partition, 64 << 20, "state")
     second = ["-blockdev", f"driver=file,node-name=state,filename={partition}", "-device", "virtio-blk-device,drive=state"]
     g.machine.must("systemctl stop sonde && cp /etc/fstab /root/fstab && printf '%s\\n' "
-                   "'LABEL=root / ext4 ro 0 1' 'LABEL=state /var/lib/sonde ext4 nofail 0 2' > /etc/fstab")
+                   "'LABEL=root / ext4 ro 0 1' 'tmpfs /tmp tmpfs mode=1777 0 0' 'LABEL=state /var/lib/sonde ext4 nofail 0 2' > /etc/fstab")
     # What waited stays on the other partition, for when it is seen again.
     g.off()
     g.boot_to_agent(words=second, kernel="ro")
