@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::boot::Boot;
 use crate::clock::Clock;
 use crate::config::{self, Config, Env, Loaded};
 use crate::door::{self, local::LocalRoutes, receiver};
@@ -97,6 +98,8 @@ struct Daemon {
     identity: Identity,
     clock: Clock,
     events: Events,
+    boot: Boot,
+    reported: JoinHandle<()>,
     spool: Spool,
     roster: Roster,
     parts: Parts,
@@ -136,10 +139,12 @@ impl Daemon {
             .await
             .map_err(cannot_bind)?;
 
+        // After the spool's lock and the sockets: whoever is refused those is no run.
+        let boot = Boot::start(&config, &identity, &clock).await;
         let roster = Roster::default();
         let events = Events::new(clock.clone());
         let started = clock.boot_ns();
-        let parts = Parts::start(&config, &identity, &clock, &spool, &roster, &events)
+        let parts = Parts::start(&config, &identity, &clock, &spool, &roster, &events, &boot)
             .await
             .map_err(|error| cannot_thread(&error))?;
         let board = Arc::new(Board::new(
@@ -149,8 +154,12 @@ impl Daemon {
             &spool,
             roster.clone(),
             events.clone(),
+            boot.clone(),
             &parts,
         ));
+        let send = config.log.send != log::LevelFilter::Off;
+        let reported = boot.report(&identity, clock.now(), &spool, &events, send);
+        let reported = tokio::spawn(reported.await);
         let version = ("version", env!("CARGO_PKG_VERSION"));
         events.emit(event::name::AGENT_START, &[], &[version]);
         let door_stop = CancellationToken::new();
@@ -179,6 +188,8 @@ impl Daemon {
             identity,
             clock,
             events,
+            boot,
+            reported,
             spool,
             roster,
             parts,
@@ -337,6 +348,7 @@ impl Daemon {
                 "{part} ended by itself, which is a bug; stopping, so that the service manager starts a whole agent again"
             ),
         }
+        join("the report of the last boot", self.reported, REPORTED).await;
         let stopped = self.spool.stop(budget / 4).await;
         let state = self.config.paths.state.display();
         match stopped {
@@ -356,12 +368,16 @@ impl Daemon {
                 budget / 4
             ),
         }
+        self.boot.stopped(lost, self.clock.now().unix_ns);
         stopped == Stopped::Whole
     }
 }
 
 /// What the doors and the last joins may take beside the budget.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// It sleeps for a second after the start.
+const REPORTED: Duration = Duration::from_secs(2);
 
 /// A door's own drain takes up to a second.
 const DOOR_CLOSES: Duration = Duration::from_secs(2);

@@ -18,6 +18,7 @@
 //! [`sampler`], [`recorder`], [`otlp`] and [`uplink::delivery`] are pure: they
 //! name no clock, socket or file. Only [`clock`] reads time.
 
+pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::boot::Boot;
 use crate::clock::{Clock, monotonic_ns};
 use crate::config::Config;
 use crate::event::{self, Events};
@@ -80,6 +81,8 @@ pub struct PipelineDeps {
     pub events: Events,
     /// The gauges that the config describes.
     pub custom: Custom,
+    /// Read by the boot family.
+    pub boot: Boot,
     /// Ends it: the last batch is sealed and stored.
     pub stop: CancellationToken,
 }
@@ -155,6 +158,9 @@ pub fn spawn(
         deps.clock.clone(),
     )));
     sources.push(Box::new(gauge::serial::Serial::new(deps.serial)));
+    let clock = deps.clock.clone();
+    let suspended = Box::new(move || clock.suspended_ns());
+    sources.push(Box::new(gauge::boot::Boot::new(deps.boot, suspended)));
     let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
     let agent = Agent::new(deps.spool_status, deps.uplinks)
@@ -193,6 +199,7 @@ fn start<S: Store + Sync>(
     spool: S,
 ) -> Pipeline {
     let now = parts.clock.now();
+    let suspended_ns = parts.clock.suspended_ns();
     let registry = Registry::default();
     let (orders, inbox) = mpsc::channel(ASKERS);
     let figures = Arc::new(Mutex::new(Figures::default()));
@@ -218,6 +225,7 @@ fn start<S: Store + Sync>(
         tracer: parts.tracer,
         events: parts.events,
         last: now,
+        suspended_ns,
     };
     Pipeline {
         handle: PipelineHandle {
@@ -262,6 +270,8 @@ struct Shell<S> {
     events: Events,
     /// When the last tick was.
     last: Stamp,
+    /// How long the machine had been suspended by then.
+    suspended_ns: u64,
 }
 
 impl<S: Store + Sync> Shell<S> {
@@ -340,6 +350,12 @@ impl<S: Store + Sync> Shell<S> {
                 .emit_in(span, event::name::CLOCK_STEP, &[("step", step)], &[]);
         }
         self.last = now;
+        let suspended_ns = self.clock.suspended_ns();
+        if let Some(slept) = slept_s(self.suspended_ns, suspended_ns) {
+            self.events
+                .emit(event::name::RESUME, &[("suspended", slept)], &[]);
+        }
+        self.suspended_ns = self.suspended_ns.max(suspended_ns);
         if self.recorder.steps_at(now) {
             trace::within(span.span_context(), || {
                 log::warn!("the wall clock was set; the batch before it is sealed");
@@ -516,6 +532,13 @@ impl<S: Store + Sync> Shell<S> {
         }
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.figures;
     }
+}
+
+/// For how many seconds the machine was suspended between two moments; a
+/// difference below a tenth is what looking at two clocks takes.
+fn slept_s(before_ns: u64, now_ns: u64) -> Option<f64> {
+    let slept = now_ns.saturating_sub(before_ns);
+    (slept >= 100_000_000).then(|| (slept / 1_000_000) as f64 / 1e3)
 }
 
 /// By how many seconds the wall clock was set between two moments, beyond a

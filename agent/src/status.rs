@@ -31,6 +31,9 @@ pub struct Status {
     pub agent: AgentStatus,
     /// Time.
     pub clock: ClockStatus,
+    /// How boots and runs ended.
+    #[serde(default)]
+    pub boot: BootStatus,
     /// Last readings.
     pub gauges: Vec<GaugeStatus>,
     /// Numbers that local programs pushed and that were refused, by reason.
@@ -204,6 +207,33 @@ pub struct SerialStatus {
     pub traced: u64,
     /// Frames whose trace was not: too many in a second.
     pub untraced: u64,
+
+/// `boot`: what its words mean is in docs/BOOT.md.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BootStatus {
+    /// Which boot this is, counted from the first that the agent saw; absent:
+    /// boots cannot be told apart.
+    pub count: Option<u64>,
+    /// How the boot before this one ended.
+    pub last_boot: Option<EndStatus>,
+    /// How the agent's run before this one ended; absent: this is the first.
+    pub last_run: Option<EndStatus>,
+    /// Restarts of the agent in this boot, by how the run before each ended.
+    pub restarts: BTreeMap<String, u64>,
+    /// Why what is said here may be wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
+}
+
+/// How a boot or a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndStatus {
+    /// One word.
+    pub reason: String,
+    /// What speaks for it, then what was seen besides.
+    pub evidence: Vec<String>,
 }
 
 /// One series.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 
 use super::parts::Parts;
+use crate::boot::Boot;
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Config;
 use crate::door::receiver::Receiver;
@@ -37,6 +38,7 @@ pub(super) struct Board {
     held: Spool,
     unsealed: Unsealed,
     uplinks: Roster,
+    boot: Boot,
     events: Events,
     outbox: Outbox,
     pipeline: PipelineHandle,
@@ -58,6 +60,7 @@ impl Board {
         spool: &Spool,
         uplinks: Roster,
         events: Events,
+        boot: Boot,
         parts: &Parts,
     ) -> Self {
         let now = clock.now();
@@ -78,6 +81,7 @@ impl Board {
             held: spool.clone(),
             unsealed: parts.unsealed(),
             uplinks,
+            boot,
             events,
             outbox: parts.outbox(),
             pipeline: parts.pipeline(),
@@ -173,6 +177,7 @@ impl Snapshot for Board {
                     synchronised: self.clock.synchronised(),
                     trust: self.trust.clone(),
                 },
+                boot: self.boot.status(),
                 gauges,
                 pushes_refused: self.custom.refused(),
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),

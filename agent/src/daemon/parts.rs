@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::join;
+use crate::boot::Boot;
 use crate::clock::Clock;
 use crate::config::{Config, UplinkName};
 use crate::event::{Events, HandlerId, spool_watch};
@@ -81,6 +82,7 @@ impl Parts {
         spool: &Spool,
         roster: &Roster,
         events: &Events,
+        boot: &Boot,
     ) -> std::io::Result<Self> {
         let telemetry = Telemetry::start(
             &config.trace,
@@ -123,6 +125,7 @@ impl Parts {
                 serial: serial.clone(),
                 events: events.clone(),
                 custom: custom.clone(),
+                boot: boot.clone(),
                 stop: pipeline_stop.clone(),
             },
         )?;

@@ -34,6 +34,11 @@ impl Name {
     pub fn level(self) -> Level {
         self.0.level
     }
+
+    /// Whether who emits it stores its record too, as `critical`.
+    pub fn is_critical(self) -> bool {
+        [AGENT_END, AGENT_FAILED, BOOT_END, BOOT_FAILED].contains(&self)
+    }
 }
 
 impl fmt::Debug for Name {
@@ -63,6 +68,11 @@ names! {
     AGENT_START: Info "sonde.agent.start" () ("version") "The agent has opened its spool and begins to sample.";
     AGENT_READY: Info "sonde.agent.ready" ("startup" ["s"]) () "Everything runs; systemd was told.";
     AGENT_STOP: Info "sonde.agent.stop" ("uptime" ["s"]) ("reason") "The agent begins to stop: on a signal, or because a part of it was lost.";
+    AGENT_END: Info "sonde.agent.end" ("boot" ["{boot}"]) ("reason", "evidence") "At a start: the agent's last run was stopped, or ended with its boot. docs/BOOT.md; stored as critical.";
+    AGENT_FAILED: Warn "sonde.agent.failed" ("boot" ["{boot}"]) ("reason", "evidence") "At a start: the agent's last run ended otherwise. docs/BOOT.md; stored as critical.";
+    BOOT_END: Info "sonde.boot.end" ("boot" ["{boot}"]) ("reason", "evidence") "Once a boot: the boot before it ended because somebody asked for it. docs/BOOT.md; stored as critical.";
+    BOOT_FAILED: Warn "sonde.boot.failed" ("boot" ["{boot}"]) ("reason", "evidence") "Once a boot: the boot before it ended otherwise, or nobody knows. docs/BOOT.md; stored as critical.";
+    RESUME: Info "sonde.host.resume" ("suspended" ["s"]) () "The machine was suspended for so long, and is awake again.";
     CONFIG_RELOAD: Info "sonde.config.reload" () () "The configuration was loaded again.";
     CONFIG_REFUSED: Warn "sonde.config.refused" () ("error") "A reload was refused; the old configuration stays.";
     CLOCK_STEP: Warn "sonde.clock.step" ("step" ["s"]) () "The wall clock was set; forward is positive.";

@@ -11,7 +11,7 @@ use log::Level;
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, Severity};
 use opentelemetry_sdk::logs::SdkLogger;
 
-use super::{Event, Handler};
+use super::{Event, Handler, Name};
 
 const BURST: u64 = 20;
 const REFILL_NS: u64 = 10_000_000_000;
@@ -89,6 +89,9 @@ impl Rate {
 
 impl Handler for Upstream {
     fn handle(&mut self, event: &Event<'_>) -> Result<(), String> {
+        if event.own.is_some_and(Name::is_critical) {
+            return Ok(());
+        }
         let (name, rate) = self.entry(event);
         let Some(skipped) = rate.pass(event.at.boot_ns) else {
             return Ok(());

@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::frame::Stamp;
 
 pub mod agent;
+pub mod boot;
 pub mod clock;
 pub mod cpu;
 pub mod custom;
@@ -95,6 +96,8 @@ pub enum Family {
     Agent,
     /// The same in detail: event loop, tasks, syncs, round trips.
     Runtime,
+    /// Boots, restarts of the agent, suspends.
+    Boot,
 }
 
 /// What a gauge is, apart from which series of it.
@@ -226,7 +229,7 @@ pub fn host_sources(root: &Path, clock: &crate::clock::Clock) -> Vec<Box<dyn Sou
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 21] = [
+    pub const ALL: [Family; 22] = [
         Family::Cpu,
         Family::Load,
         Family::Memory,
@@ -248,6 +251,7 @@ impl Family {
         Family::Serial,
         Family::Agent,
         Family::Runtime,
+        Family::Boot,
     ];
 
     /// As in `[gauges.NAME]`.
@@ -274,6 +278,7 @@ impl Family {
             Family::Serial => "serial",
             Family::Agent => "agent",
             Family::Runtime => "runtime",
+            Family::Boot => "boot",
         }
     }
 }
@@ -283,9 +288,8 @@ impl Family {
     pub fn rhythm(self) -> Option<Duration> {
         let seconds = match self {
             Family::Flash => 300,
-            Family::Kernel | Family::Link | Family::Watchdog | Family::Clock | Family::Runtime => {
-                60
-            }
+            Family::Kernel | Family::Link | Family::Watchdog | Family::Clock | Family::Runtime
+            | Family::Boot => 60,
             Family::Hardware => 30,
             _ => return None,
         };

@@ -168,6 +168,10 @@ gauges! {
     MEMORY_PEAK: Runtime UpDownCounter "sonde.process.memory.peak" ["By"] () "The most resident memory that the agent ever had.";
     MEMORY_SHARE: Runtime UpDownCounter "sonde.process.memory.pss" ["By"] () "The agent's memory with shared pages by their share.";
     FILES_LIMIT: Runtime UpDownCounter "sonde.process.file_descriptor.limit" ["{file_descriptor}"] () "Files that the agent may have open.";
+    BOOT_COUNT: Boot UpDownCounter "sonde.boot.count" ["{boot}"] () "Which boot this is, counted from the first that the agent saw.";
+    BOOT_REASON: Boot Gauge "sonde.boot.reason" ["1"] ("sonde.reason") "1 for the reason why the boot before this one ended.";
+    AGENT_RESTARTS: Boot UpDownCounter "sonde.agent.restarts" ["{restart}"] ("sonde.reason") "Restarts of the agent in this boot, by why the run before each ended.";
+    SUSPENDED: Boot Counter "sonde.host.suspended" ["s"] () "Time that this boot was suspended.";
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use opentelemetry::trace::{SpanContext, TraceContextExt};
 use opentelemetry_sdk::logs::SdkLogger;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::boot;
 use crate::clock::{Clock, ClockTrust};
 use crate::config::Logging;
 use crate::frame::Stamp;
@@ -98,15 +99,14 @@ pub fn dropped() -> BTreeMap<String, u64> {
     JOURNAL.get().map(Journal::dropped).unwrap_or_default()
 }
 
-/// Reports panics on stderr as one line at error level, with their location.
+/// Reports panics on stderr as one line at error level, with their location,
+/// and leaves a record for the next start.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(ToString::to_string);
-        let text = format!(
-            "The agent has a bug and stops: panic at {}: {message}",
-            place.as_deref().unwrap_or("an unknown place")
-        );
+        let place = place.as_deref().unwrap_or("an unknown place");
+        let text = format!("The agent has a bug and stops: panic at {place}: {message}");
         let entry = Entry {
             unix_ns: now().unix_ns,
             level: Level::Error,
@@ -116,6 +116,7 @@ pub fn install_panic_hook() {
         };
         // Past the journal's locks: the panic may have come from within them.
         let _ = Stderr.write_all(line(Form::of_stderr(), entry).as_bytes());
+        boot::panicked(message, place);
     }));
 }
 

@@ -29,6 +29,22 @@ pub(crate) fn fine() -> Status {
             synchronised: true,
             trust: "timesync".into(),
         },
+        boot: BootStatus {
+            count: Some(17),
+            last_boot: Some(EndStatus {
+                reason: "clean".into(),
+                evidence: vec![
+                    "/var/log/wtmp has a shutdown just before".into(),
+                    "/sys/bus/platform/devices/rstc/power_on_reason: software reset".into(),
+                ],
+            }),
+            last_run: Some(EndStatus {
+                reason: "stopped".into(),
+                evidence: vec!["/run/nologin says so".into()],
+            }),
+            restarts: BTreeMap::new(),
+            alarm: None,
+        },
         gauges: vec![
             gauge("system.cpu.utilization", "1", &[("cpu.mode", "idle")], 0.88),
             gauge("system.cpu.utilization", "1", &[("cpu.mode", "user")], 0.1),

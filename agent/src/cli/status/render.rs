@@ -6,8 +6,8 @@ use std::io::IsTerminal as _;
 use super::custom;
 use crate::status::words::{by_reason, bytes, count, duration, of, utc};
 use crate::status::{
-    CommandsStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus, SerialStatus, SpoolStatus,
-    Status, UplinkStatus,
+    BootStatus, CommandsStatus, EndStatus, GaugeStatus, JobStatus, LostStatus, ReceiverStatus,
+    SerialStatus, SpoolStatus, Status, UplinkStatus,
 };
 
 /// What the page is for.
@@ -47,6 +47,7 @@ pub fn render(status: &Status, view: View) -> String {
     page.verdict(status);
     page.out.push('\n');
     page.device(status);
+    page.boot(&status.boot);
     if !status.uplinks.is_empty() {
         page.uplinks(&status.uplinks);
     }
@@ -170,6 +171,28 @@ impl Page {
         );
         let believed = format!("{believed} ({})", clock.trust);
         self.block("", &[utc(clock.unix_ns), believed]);
+    }
+
+    /// How the last ones ended, each with what speaks most for it.
+    fn boot(&mut self, boot: &BootStatus) {
+        let told = |what: &str, end: &EndStatus| {
+            let reason = end.reason.replace('_', " ");
+            match end.evidence.first() {
+                _ if end.reason == "boot" => format!("{what} ended with its boot"),
+                Some(first) => format!("{what} ended: {reason} ({first})"),
+                None => format!("{what} ended: {reason}"),
+            }
+        };
+        let mut items: Vec<String> = boot.count.iter().map(|n| format!("boot {n}")).collect();
+        items.extend(boot.last_boot.iter().map(|end| told("last boot", end)));
+        items.extend(boot.last_run.iter().map(|end| told("last run", end)));
+        if !boot.restarts.is_empty() {
+            items.push(format!("restarts: {}", by_reason(&boot.restarts)));
+        }
+        items.extend(boot.alarm.iter().map(|why| format!("NOT reliable: {why}")));
+        if !items.is_empty() {
+            self.block("boot", &items);
+        }
     }
 
     fn uplinks(&mut self, uplinks: &[UplinkStatus]) {
@@ -725,7 +748,12 @@ mod tests {
         for line in page.lines() {
             assert!(line.chars().count() <= view.width.max(20), "{line:?}");
         }
-        assert_eq!(page, expected, "{name}:\n{page}");
+        if std::env::var_os("SONDE_WRITE_DOCS").is_some() {
+            let file = format!("src/cli/status/golden/{name}.txt");
+            std::fs::write(file, &page).unwrap();
+        } else {
+            assert_eq!(page, expected, "{name}:\n{page}");
+        }
     }
 
     #[test]
