@@ -207,6 +207,7 @@ pub struct SerialStatus {
     pub traced: u64,
     /// Frames whose trace was not: too many in a second.
     pub untraced: u64,
+}
 
 /// `boot`: what its words mean is in docs/BOOT.md.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

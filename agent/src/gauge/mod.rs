@@ -288,7 +288,11 @@ impl Family {
     pub fn rhythm(self) -> Option<Duration> {
         let seconds = match self {
             Family::Flash => 300,
-            Family::Kernel | Family::Link | Family::Watchdog | Family::Clock | Family::Runtime
+            Family::Kernel
+            | Family::Link
+            | Family::Watchdog
+            | Family::Clock
+            | Family::Runtime
             | Family::Boot => 60,
             Family::Hardware => 30,
             _ => return None,
