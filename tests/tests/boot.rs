@@ -6,7 +6,7 @@ use std::process::Stdio;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use sonde_tests::agent::{Agent, Gateway, binary};
-use sonde_tests::ledger::text;
+use sonde_tests::ledger::{Ledger, text};
 use sonde_tests::link::Mode;
 use sonde_tests::world::{END, LATER, Otlp, SOON, finish};
 use tokio::process::Command;
@@ -45,7 +45,10 @@ fn reboot(gateway: &Gateway, boot: u8) {
 
 /// All records of these names that came, each uid once.
 fn told(otlp: &Otlp, names: &[&str]) -> Vec<LogRecord> {
-    let ledger = otlp.collector.book.copy();
+    otlp.collector.book.read(|ledger| among(ledger, names))
+}
+
+fn among(ledger: &Ledger, names: &[&str]) -> Vec<LogRecord> {
     let mut found: Vec<LogRecord> = Vec::new();
     for record in ledger.logs() {
         let uid = word(record, "log.record.uid");
@@ -64,11 +67,11 @@ const BOOT: [&str; 2] = ["sonde.boot.end", "sonde.boot.failed"];
 
 async fn wait(otlp: &Otlp, names: [&str; 2], count: usize) -> Vec<LogRecord> {
     let what = format!("{count} of {names:?}");
-    otlp.collector
-        .book
-        .wait_log(&what, LATER, |_| told(otlp, &names).len() >= count)
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
+    let came = |ledger: &Ledger| among(ledger, &names).len() >= count;
+    let book = &otlp.collector.book;
+    if let Err(error) = book.wait(&what, LATER, came).await {
+        panic!("{error}");
+    }
     told(otlp, &names)
 }
 
@@ -249,7 +252,7 @@ async fn the_status_says_how_the_last_ones_ended_for_people() {
         .await
         .unwrap();
     let page = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(page.contains("boot     boot 1"), "{page}");
+    assert!(page.contains("boot     number 1"), "{page}");
     assert!(page.contains("last boot ended: watchdog"), "{page}");
     finish(&mut agent, Some(&otlp), None).await;
 }

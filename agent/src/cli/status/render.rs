@@ -183,7 +183,7 @@ impl Page {
                 None => format!("{what} ended: {reason}"),
             }
         };
-        let mut items: Vec<String> = boot.count.iter().map(|n| format!("boot {n}")).collect();
+        let mut items: Vec<String> = boot.count.iter().map(|n| format!("number {n}")).collect();
         items.extend(boot.last_boot.iter().map(|end| told("last boot", end)));
         items.extend(boot.last_run.iter().map(|end| told("last run", end)));
         if !boot.restarts.is_empty() {
