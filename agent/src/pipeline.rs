@@ -702,6 +702,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_suspend_is_told_with_its_length_and_looking_at_two_clocks_is_none() {
+        const S: u64 = 1_000_000_000;
+        assert_eq!(slept_s(5 * S, 5 * S + 90_000_000), None);
+        assert_eq!(slept_s(5 * S, 5 * S - 40_000), None);
+        assert_eq!(slept_s(5 * S, 3605 * S + 400_000), Some(3600.0));
+    }
+
+    #[test]
     fn a_body_that_is_too_long_is_halved_and_every_point_is_in_one_frame() {
         let registry = Registry::default();
         let id = registry.series(&crate::gauge::table::LOAD_1M, &[]).unwrap();

@@ -213,6 +213,15 @@ impl Boot {
         }))
     }
 
+    /// One that knows nothing and has no folders.
+    #[cfg(test)]
+    pub(crate) fn of_tests() -> Self {
+        let nowhere = Path::new("/dev/null/nowhere");
+        let nothing = (Evidence::default(), OomKills::default());
+        let id = RunId::default();
+        Self::judged(nowhere, nowhere, nowhere, id, &nothing.0, nothing.1)
+    }
+
     fn log(&self) {
         if let Some(alarm) = &self.0.alarm {
             log::warn!("boots cannot be counted reliably: {alarm}");

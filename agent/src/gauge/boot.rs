@@ -79,3 +79,46 @@ impl Source for Boot {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::gauge::Registry;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn suspended_time_never_falls_and_is_not_what_looking_takes() {
+        let slept = Arc::new(AtomicU64::new(0));
+        let clock = slept.clone();
+        let boot = boot::Boot::of_tests();
+        let mut source = Boot::new(boot, Box::new(move || clock.load(Ordering::Relaxed)));
+        for (ns, seconds) in [
+            (300_000, 0.0),
+            (7_200_000 * MS, 7200.0),
+            (7_199_999 * MS + 400_000, 7200.0),
+            (7_200_000 * MS + 90_000, 7200.0),
+            (9_000_001 * MS, 9000.001),
+        ] {
+            slept.store(ns, Ordering::Relaxed);
+            let mut out = Readings::new(Registry::default());
+            source.ids = None;
+            source.read(Stamp::default(), &mut out).unwrap();
+            let value = out.value("sonde.host.suspended");
+            assert_eq!(value, Some(Ok(Value::Float(seconds))));
+        }
+    }
+
+    #[test]
+    fn a_boot_that_cannot_be_told_from_others_has_no_number() {
+        let mut source = Boot::new(boot::Boot::of_tests(), Box::new(|| 0));
+        let mut out = Readings::new(Registry::default());
+        source.read(Stamp::default(), &mut out).unwrap();
+        let count = out.value("sonde.boot.count");
+        assert_eq!(count, Some(Err(Missing::Unsupported)));
+        assert_eq!(out.value("sonde.boot.reason sonde.reason=unknown"), None);
+    }
+}
