@@ -53,6 +53,7 @@ pub(super) struct Board {
 }
 
 impl Board {
+    #[expect(clippy::too_many_arguments, reason = "wiring")]
     pub(super) fn new(
         config: &Config,
         identity: &Identity,
