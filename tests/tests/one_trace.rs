@@ -320,6 +320,9 @@ async fn a_link_cut_before_the_response_leaves_one_tree_and_the_order() {
     world.otlp.link.set(Mode::Up).await;
     let called = caller.end().await;
     assert_eq!(called.states(), ["received", "running", "done"]);
+    // An agent that ends while it waits for its next attempt leaves its spans stored.
+    let up = |status: &Status| status.uplinks.iter().all(|uplink| uplink.state == "up");
+    agent.wait("both links up", LATER, up).await.unwrap();
     let forest = world.judge(agent, &called).await;
     is_told_whole(&forest, &called, 3);
 }

@@ -13,7 +13,7 @@
 //! write, an orderly stop another; nothing that is found can stop the start or
 //! keep it waiting for long. docs/BOOT.md is for operators.
 //!
-//! [`judge`] is pure. The rest reads files below a root that tests can choose.
+//! `judge` is pure. The rest reads files below a root that tests can choose.
 
 use std::fs;
 use std::io;

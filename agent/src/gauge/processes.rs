@@ -4,7 +4,7 @@
 //! of `/proc` open, and such a descriptor never comes to mean another process
 //! that got the same number. `/proc` is looked through when a process is
 //! wanted that is not there, at most once a tick, and not at all while the
-//! kernel has started nothing since; see [`Watchman::must_scan`].
+//! kernel has started nothing since; see `Watchman::must_scan`.
 //!
 //! Several processes that match are one: their figures are summed, and
 //! `sonde.process.count` says how many there are. Sums are cumulative: what an

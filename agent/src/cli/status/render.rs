@@ -15,7 +15,7 @@ use crate::status::{
 pub struct View {
     /// Columns; at least 20 are used.
     pub width: usize,
-    /// Colour the verdict; only [`shown`] does.
+    /// Colour the verdict; only `shown` does.
     pub colour: bool,
 }
 
