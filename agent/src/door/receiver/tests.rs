@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::common::v1::{
 };
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
-    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
+    Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
@@ -328,6 +328,26 @@ fn json_becomes_the_protobuf_that_it_says() {
     assert_eq!(exponential.data_points[0].scale, -3);
     let positive = exponential.data_points[0].positive.as_ref().unwrap();
     assert_eq!((positive.offset, positive.bucket_counts[0]), (-2, 4));
+}
+
+/// Without serde_json's `float_roundtrip` the last bit of some is another.
+#[test]
+fn a_number_in_json_keeps_its_last_bit() {
+    let schema = schema::request(Signal::Metrics).unwrap();
+    for number in [0.001_908_302_307_128_906_3, 0.1 + 0.2, 5e-324, f64::MAX] {
+        let text = format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[
+             {{"name":"g","gauge":{{"dataPoints":[{{"asDouble":{number:?}}}]}}}}]}}]}}]}}"#
+        );
+        let bytes = json::to_protobuf(text.as_bytes(), schema).unwrap();
+        let request = ExportMetricsServiceRequest::decode(bytes.as_slice()).unwrap();
+        let metric = &request.resource_metrics[0].scope_metrics[0].metrics[0];
+        let Some(Data::Gauge(gauge)) = &metric.data else {
+            panic!("{metric:?}")
+        };
+        let read = gauge.data_points[0].value;
+        assert_eq!(read, Some(number_data_point::Value::AsDouble(number)));
+    }
 }
 
 #[test]
