@@ -187,7 +187,9 @@ fn instructions(command: &[&str]) -> Option<f64> {
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .args(command)
         .output();
-    let text = String::from_utf8(run.ok()?.stderr).ok()?;
+    // A program that valgrind could not run has its count all the same.
+    let run = run.ok().filter(|run| run.status.success())?;
+    let text = String::from_utf8(run.stderr).ok()?;
     let line = text.lines().find(|line| line.contains("Collected :"))?;
     line.rsplit(' ').next()?.parse().ok()
 }

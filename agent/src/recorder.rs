@@ -433,7 +433,7 @@ impl Recorder {
             .map(|(_, since)| *since);
         let own = matches!(
             gauge.family,
-            Family::Process | Family::Agent | Family::Runtime
+            Family::Process | Family::Agent | Family::Runtime | Family::Serial
         );
         let first = if own { self.process_start.boot_ns } else { 0 };
         // A sum that began before the clock was ever set cannot say when: 1970 is no earlier than that.

@@ -55,6 +55,21 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
     | args::Command::Reload {
         config: Some(file),
         socket: None,
+    }
+    | args::Command::Event {
+        config: Some(file),
+        socket: None,
+        ..
+    }
+    | args::Command::Gauge {
+        config: Some(file),
+        socket: None,
+        ..
+    }
+    | args::Command::Publish {
+        config: Some(file),
+        socket: None,
+        ..
     } = &command
         && !file.exists()
     {

@@ -87,7 +87,10 @@ fn outcome(socket: &Path, before: Option<u64>) -> ExitCode {
     if let Some(why) = config("reload_error").and_then(Value::as_str) {
         complain(&format!(
             "sonde reload: refused, the old configuration stays:\n{}",
-            status::clean(why)
+            why.lines()
+                .map(status::clean)
+                .collect::<Vec<_>>()
+                .join("\n")
         ));
         return ExitCode::from(WRONG);
     }

@@ -102,7 +102,7 @@ fn folded(name: &str) -> String {
 fn definition(table: &mut Table<'_>, name: &str) -> Option<Definition> {
     let gauge = descriptor(table, name);
     let attributes = attributes(table);
-    let shape = shape(table);
+    let shape = shape(table, gauge.kind);
     let interval = table.duration("interval").unwrap_or_default();
     let origin = origin(table, name)?;
     if matches!(origin, Origin::Command(..)) && interval < SHORTEST_COMMAND {
@@ -205,12 +205,13 @@ fn attributes(table: &mut Table<'_>) -> BTreeMap<String, String> {
     attributes
 }
 
-fn shape(table: &mut Table<'_>) -> Shape {
+fn shape(table: &mut Table<'_>, kind: Kind) -> Shape {
     let number = |table: &Table<'_>, name| table.json(name).and_then(Json::as_f64);
     let shape = Shape {
         scale: number(table, "scale").unwrap_or(1.0),
         offset: number(table, "offset").unwrap_or(0.0),
-        min: number(table, "min"),
+        // A sum that only grows began at nothing.
+        min: number(table, "min").or((kind == Kind::Counter).then_some(0.0)),
         max: number(table, "max"),
         resolution: number(table, "resolution"),
     };

@@ -380,7 +380,7 @@ pub static KEYS: &[Key] = &[
     without(
         "gauge.NAME.min",
         Kind::Number,
-        "no limit",
+        "no limit; 0 for a counter",
         "-120",
         "The least that the value can be then; less is no value but garbage.",
     ),

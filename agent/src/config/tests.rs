@@ -829,6 +829,7 @@ max_series = 3
 [gauge.level]
 file = \"state.json\"
 pointer = \"/a/~01\"
+kind = \"counter\"
 [gauge.off]
 enabled = false
 ",
@@ -840,6 +841,11 @@ enabled = false
     assert_eq!(modem.gauge.kind.as_str(), "updowncounter");
     assert_eq!(modem.attributes["sim"], "1");
     assert_eq!((modem.shape.scale, modem.shape.offset), (2.0, -0.5));
+    // A sum that only grows is never less than nothing.
+    assert_eq!(
+        (modem.shape.min, config.custom["level"].shape.min),
+        (Some(-120.0), Some(0.0))
+    );
     let Origin::Command(job, Extract::Pattern(_)) = &modem.origin else {
         panic!("{modem:?}");
     };

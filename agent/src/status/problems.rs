@@ -71,7 +71,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     }
     nearly_full(&status.spool, &mut found);
     local_programs(status, &mut found);
-    losses(&status.spool, status.clock.unix_ns, &mut found);
+    losses(status, &mut found);
     rejects(&status.uplinks, &mut found);
     if let Some(why) = &status.config.reload_error {
         found.push(warning(
@@ -455,15 +455,25 @@ fn local_programs(status: &Status, found: &mut Vec<Problem>) {
     }
 }
 
-fn losses(spool: &SpoolStatus, now_unix_ns: u64, found: &mut Vec<Problem>) {
+/// Data that no uplink takes is an error for as long as it goes on.
+const UNROUTED_NS: u64 = 120_000_000_000;
+
+fn losses(status: &Status, found: &mut Vec<Problem>) {
+    let now_unix_ns = status.clock.unix_ns;
     // A loss from "the future" means that the clock was stepped: count it as recent.
-    let recent: Vec<_> = spool
+    let recent: Vec<_> = status
+        .spool
         .lost
         .iter()
         .filter(|lost| lost.frames > 0 || lost.items > 0)
         .filter(|lost| now_unix_ns.saturating_sub(lost.last_unix_ns) <= RECENT_LOSS_NS)
         // Old gauges that say less often what they say: how it is meant to be.
         .filter(|lost| lost.reason != "thinned")
+        // Without an uplink nothing was promised, and one that is new ends it.
+        .filter(|lost| {
+            let age = now_unix_ns.saturating_sub(lost.last_unix_ns);
+            lost.reason != "no_uplink" || (!status.uplinks.is_empty() && age <= UNROUTED_NS)
+        })
         .collect();
     if recent.is_empty() {
         return;
@@ -797,6 +807,27 @@ mod tests {
                 ("warning", "clock"),
             ],
         );
+    }
+
+    #[test]
+    fn data_that_nothing_takes_is_an_error_only_while_it_is_so_and_an_uplink_is_there() {
+        let mut status = sample::fine();
+        let now = status.clock.unix_ns;
+        let lost = |last_unix_ns| LostStatus {
+            class: "critical".into(),
+            reason: "no_uplink".into(),
+            frames: 1,
+            items: 1,
+            first_unix_ns: last_unix_ns,
+            last_unix_ns,
+        };
+        status.spool.lost = vec![lost(now)];
+        check(&status, &[("error", "spool")]);
+        status.spool.lost = vec![lost(now - UNROUTED_NS - 1)];
+        check(&status, &[]);
+        status.spool.lost = vec![lost(now)];
+        status.uplinks.clear();
+        check(&status, &[("warning", "uplink")]);
     }
 
     #[test]

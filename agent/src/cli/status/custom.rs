@@ -10,8 +10,15 @@ const SHOWN: usize = 24;
 /// Nothing where none is configured and nothing was refused.
 pub(super) fn items(status: &Status) -> Vec<String> {
     let described = status.gauges.iter().filter(|g| g.table.is_some());
-    let count = described.clone().count();
-    let mut items: Vec<String> = described.take(SHOWN).map(item).collect();
+    let (good, absent): (Vec<_>, Vec<_>) = described.partition(|gauge| gauge.value.is_some());
+    let count = good.len() + absent.len();
+    // Those without a value first: they are why somebody looks.
+    let mut items: Vec<String> = absent
+        .into_iter()
+        .chain(good)
+        .take(SHOWN)
+        .map(item)
+        .collect();
     if count > SHOWN {
         items.push(format!("{} more: sonde status --json", count - SHOWN));
     }
@@ -81,8 +88,8 @@ mod tests {
         assert_eq!(
             items(&status),
             [
-                "modem.signal{sim=1} -67.5 dBm, 1s ago",
                 "speed has no value (gone): exit code 3: no carrier",
+                "modem.signal{sim=1} -67.5 dBm, 1s ago",
                 "3 numbers refused: rate 2, series 1",
             ]
         );

@@ -74,7 +74,7 @@ fn judged(ended: &Ended, limit: usize) -> Option<Result<(), Absence>> {
     let because = |missing: Missing, why: String| Some(Err((missing, why)));
     match &ended.outcome {
         Outcome::Interrupted => None,
-        Outcome::Exited(0) if ended.output.stdout.omitted > 0 => because(
+        Outcome::Exited(0) | Outcome::TimedOut if ended.output.stdout.omitted > 0 => because(
             Missing::Garbage,
             format!("it printed more than output_limit allows ({limit} bytes)"),
         ),
