@@ -147,7 +147,7 @@ async fn what_commands_print_reaches_the_collector_and_what_is_no_number_does_no
             "gone",
             "exit code 3: no carrier",
         ),
-        ("floods", "yes", "timeout", "killed"),
+        ("floods", "yes", "garbage", "output_limit"),
         (
             "long",
             "head -c 100000 /dev/zero",
