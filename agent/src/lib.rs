@@ -36,6 +36,7 @@ pub mod notify;
 pub mod otlp;
 pub mod outbox;
 pub mod pipeline;
+pub mod rate;
 pub mod recorder;
 pub mod sampler;
 pub mod sensor;

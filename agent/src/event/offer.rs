@@ -6,6 +6,7 @@ use std::fmt;
 use opentelemetry::trace::SpanContext;
 
 use super::name::is_valid;
+use crate::rate::{Bucket, Rate};
 
 /// Measurements and metadata together.
 const MAX_FIELDS: usize = 32;
@@ -13,10 +14,12 @@ const MAX_FIELDS: usize = 32;
 /// Bytes of one metadata value.
 const MAX_VALUE: usize = 1024;
 
-/// Events in a row, and after that one in each [`REFILL_NS`]: ten a second. Far
+/// Events in a row, and after that ten a second. Far
 /// more than a person or a control loop has to say, far less than flash minds.
-const BURST: u64 = 100;
-const REFILL_NS: u64 = 100_000_000;
+const RATE: Rate = Rate {
+    burst: 100,
+    refill_ns: 100_000_000,
+};
 
 /// A local program's event.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,8 +85,7 @@ impl fmt::Display for Refusal {
 /// The check and the rate. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The moment at which the bucket is full again.
-    full_at: u64,
+    bucket: Bucket,
     refused: BTreeMap<String, u64>,
 }
 
@@ -101,12 +103,10 @@ impl Admission {
     }
 
     fn take(&mut self, now: u64) -> Result<(), Refusal> {
-        let after = self.full_at.max(now).saturating_add(REFILL_NS);
-        if after.saturating_sub(now) > BURST * REFILL_NS {
-            return Err(Refusal::Rate);
-        }
-        self.full_at = after;
-        Ok(())
+        self.bucket
+            .take(RATE, now)
+            .then_some(())
+            .ok_or(Refusal::Rate)
     }
 }
 

@@ -12,9 +12,12 @@ use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, Severity};
 use opentelemetry_sdk::logs::SdkLogger;
 
 use super::{Event, Handler, Name};
+use crate::rate::{self, Bucket};
 
-const BURST: u64 = 20;
-const REFILL_NS: u64 = 10_000_000_000;
+const RATE: rate::Rate = rate::Rate {
+    burst: 20,
+    refill_ns: 10_000_000_000,
+};
 
 /// Names of local programs that are remembered. The SDK wants an event's name
 /// for ever, so that is all there will be; others share one rate, and their
@@ -32,7 +35,7 @@ pub struct Upstream {
 
 #[derive(Debug, Default)]
 struct Rate {
-    full_at: u64,
+    bucket: Bucket,
     skipped: u64,
 }
 
@@ -77,12 +80,10 @@ impl Upstream {
 impl Rate {
     /// How many were skipped before this one; `None`: it is skipped itself.
     fn pass(&mut self, now: u64) -> Option<u64> {
-        let after = self.full_at.max(now).saturating_add(REFILL_NS);
-        if after.saturating_sub(now) > BURST * REFILL_NS {
+        if !self.bucket.take(RATE, now) {
             self.skipped += 1;
             return None;
         }
-        self.full_at = after;
         Some(std::mem::take(&mut self.skipped))
     }
 }

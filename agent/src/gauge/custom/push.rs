@@ -8,10 +8,13 @@ use super::board::{Board, Custom, Slot};
 use super::definition::Origin;
 use super::number::Number;
 use crate::gauge::naming::check_attribute;
+use crate::rate::{Bucket, Rate};
 
-/// Values in a row, and after that one in each [`REFILL_NS`]: two hundred a second.
-const BURST: u64 = 2000;
-const REFILL_NS: u64 = 5_000_000;
+/// Values in a row, and after that two hundred a second.
+const RATE: Rate = Rate {
+    burst: 2000,
+    refill_ns: 5_000_000,
+};
 /// Attributes of one value, those of the config not counted.
 pub const MAX_ATTRIBUTES: usize = 16;
 
@@ -98,19 +101,16 @@ impl fmt::Display for Refusal {
 /// The rate, and what was refused. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// The moment at which the bucket is full again.
-    full_at: u64,
+    bucket: Bucket,
     refused: BTreeMap<&'static str, u64>,
 }
 
 impl Admission {
     fn take(&mut self, now: u64) -> Result<(), Refusal> {
-        let after = self.full_at.max(now).saturating_add(REFILL_NS);
-        if after.saturating_sub(now) > BURST * REFILL_NS {
-            return Err(Refusal::Rate);
-        }
-        self.full_at = after;
-        Ok(())
+        self.bucket
+            .take(RATE, now)
+            .then_some(())
+            .ok_or(Refusal::Rate)
     }
 
     pub(super) fn refused(&self) -> BTreeMap<String, u64> {
