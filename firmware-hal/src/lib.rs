@@ -9,7 +9,7 @@
 //! sensor that gives no value gives a [`Missing`], never 0.
 //!
 //! Features, all off by default, add adapters for sensor drivers from
-//! crates.io: `tmp1x2`, `shtcx`, `ina219`, `ads1x1x` (see `sensors`).
+//! crates.io: `tmp1x2`, `shtcx`, `ina219`, `ads1x1x`, `bme280` (see `sensors`).
 
 #![no_std]
 
@@ -22,6 +22,7 @@ mod missing;
 mod ring;
 #[cfg(any(
     feature = "ads1x1x",
+    feature = "bme280",
     feature = "ina219",
     feature = "shtcx",
     feature = "tmp1x2"

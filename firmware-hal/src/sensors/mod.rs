@@ -4,6 +4,8 @@
 
 #[cfg(feature = "ads1x1x")]
 mod ads1x1x;
+#[cfg(feature = "bme280")]
+mod bme280;
 #[cfg(feature = "ina219")]
 mod ina219;
 #[cfg(feature = "shtcx")]
@@ -13,6 +15,8 @@ mod tmp1x2;
 
 #[cfg(feature = "ads1x1x")]
 pub use self::ads1x1x::Adc;
+#[cfg(feature = "bme280")]
+pub use self::bme280::{Barometer, OnI2c, OnSpi, Registers};
 #[cfg(feature = "ina219")]
 pub use self::ina219::PowerMonitor;
 #[cfg(feature = "shtcx")]
