@@ -1080,10 +1080,12 @@ pub static KEYS: &[Key] = &[
     ),
     without(
         "sensor.NAME.kind",
-        Kind::Choice(&["tmp102", "shtc3", "ina219", "ads1115", "iio", "gpio"]),
+        Kind::Choice(&[
+            "tmp102", "shtc3", "ina219", "ads1115", "bme280", "bmp280", "iio", "gpio",
+        ]),
         "none; it is required",
         "\"tmp102\"",
-        "Which driver reads it: a chip on I2C, a device of the kernel's industrial I/O, or a GPIO line.",
+        "Which driver reads it: a chip on I2C or SPI, a device of the kernel's industrial I/O, or a GPIO line.",
     ),
     with(
         "sensor.NAME.enabled",
@@ -1094,16 +1096,30 @@ pub static KEYS: &[Key] = &[
     without(
         "sensor.NAME.bus",
         Kind::Path,
-        "none; a chip on I2C needs it",
+        "none; a chip on I2C or SPI needs it",
         "\"/dev/i2c-1\"",
-        "The I2C bus.",
+        "The I2C bus; or, for a bme280 or bmp280 on SPI, its device, /dev/spidevBUS.CHIP: a name that begins so is taken for one.",
     ),
     without(
         "sensor.NAME.address",
         Kind::Whole(0x03, 0x77),
         "the chip's usual one",
         "0x48",
-        "Its address on the bus.",
+        "Its address on an I2C bus.",
+    ),
+    without(
+        "sensor.NAME.speed",
+        Kind::Whole(10_000, 10_000_000),
+        "1000000",
+        "1000000",
+        "Clock of a chip on SPI in hertz, at most; long wires want less.",
+    ),
+    without(
+        "sensor.NAME.mode",
+        Kind::Whole(0, 3),
+        "0",
+        "0",
+        "SPI mode: clock polarity and phase. A bme280 and bmp280 have 0 and 3.",
     ),
     without(
         "sensor.NAME.shunt",

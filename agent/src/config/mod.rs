@@ -430,8 +430,16 @@ pub fn load(file: Option<&Path>, env: &Env) -> Result<Loaded, Problems> {
 
 /// Whether a finding about a broken configuration is about what somebody
 /// wrote, or about a key that is missing and not merely refused or unreadable.
+/// A table that "has no bus" where a key of it was refused may have that one.
 fn stands(finding: &Problem, settings: &Settings, problems: &Problems) -> bool {
     let written = !matches!(finding.origin, Origin::Default);
+    if settings.get(&finding.key) == Some(&value::Value::Section) {
+        let in_table = |problem: &Problem| {
+            let table = problem.key.rsplit_once('.').map(|(table, _)| table);
+            table == Some(finding.key.as_str())
+        };
+        return !problems.0.iter().any(in_table);
+    }
     let refused = |problem: &Problem| problem.key.is_empty() || problem.key == finding.key;
     written && (settings.0.contains_key(&finding.key) || !problems.0.iter().any(refused))
 }

@@ -26,7 +26,8 @@ pub(super) fn build(read: &Read, problems: &mut Problems) -> BTreeMap<String, Se
             break;
         }
         let line = line(read, problems, &path, &name);
-        let same = |other: &&Settings| other.device == line.device;
+        let named = !line.device.as_os_str().is_empty();
+        let same = |other: &&Settings| named && other.device == line.device;
         if let Some(other) = lines.values().find(same) {
             let what = format!("is the device of serial.{} too", other.name);
             let key = format!("{path}.device");
@@ -51,6 +52,10 @@ fn line(read: &Read, problems: &mut Problems, path: &str, name: &str) -> Setting
     for gauge in read.names(&key("gauges")) {
         let channel = channel(read, problems, &key(&format!("gauges.{gauge}")), &gauge);
         let place = (channel.source, channel.number);
+        // Without a number, which was said, it has no place.
+        if read.get(&key(&format!("gauges.{gauge}.number"))).is_none() {
+            continue;
+        }
         let taken = gauges.iter().find(|g| (g.source, g.number) == place);
         if let Some(other) = taken {
             let what = format!("is the place of {} too", other.name);

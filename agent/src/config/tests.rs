@@ -1017,6 +1017,21 @@ fn refused_among(world: &World, expected: &[&str]) {
     }
 }
 
+/// The configuration is refused with these errors, each said once, and no others.
+fn refused_exactly(world: &World, expected: &[&str]) {
+    let errors = world.load().unwrap_err().count().0;
+    refused_among(world, expected);
+    assert_eq!(errors, expected.len(), "{:#?}", world.lines());
+}
+
+/// The configuration is taken, and this is said about it.
+fn warned(world: &World, expected: &str) {
+    let warnings = world.load().unwrap().warnings;
+    let lines: Vec<String> = warnings.0.iter().map(ToString::to_string).collect();
+    let said = lines.iter().any(|line| line.contains(expected));
+    assert!(said, "{lines:#?}\n  lacks {expected}");
+}
+
 #[test]
 fn a_sensor_is_read_from_its_table_and_a_wrong_one_is_refused_in_words() {
     use crate::sensor::{I2cPlace, Kind as Sensor};
@@ -1058,6 +1073,106 @@ fn a_sensor_is_read_from_its_table_and_a_wrong_one_is_refused_in_words() {
             "sensor.f.shunt: -1 cannot be",
             "sensor.g.line: has no effect on kind \"shtc3\"",
             "sensor.h: is at /dev/i2c-1 0x70, as sensor.g is",
+        ],
+    );
+}
+
+#[test]
+fn a_chip_on_spi_has_its_device_file_a_speed_and_a_mode_and_on_i2c_an_address() {
+    use crate::sensor::{I2cPlace, Kind as Sensor, Place, SpiPlace};
+    let config = fine(&toml(
+        "[sensor.a]\nkind = \"bme280\"\nbus = \"/dev/spidev0.1\"\n\
+         [sensor.b]\nkind = \"bmp280\"\nbus = \"/dev/spidev0.0\"\nspeed = 500_000\nmode = 3\n\
+         [sensor.c]\nkind = \"bme280\"\nbus = \"/dev/i2c-1\"\naddress = 0x77\n",
+    ));
+    let spi = |device: &str, speed, mode| {
+        let device = device.into();
+        Place::Spi(SpiPlace {
+            device,
+            speed,
+            mode,
+        })
+    };
+    let at = I2cPlace {
+        bus: "/dev/i2c-1".into(),
+        address: 0x77,
+    };
+    let kinds: Vec<_> = config.sensors.iter().map(|one| one.kind.clone()).collect();
+    assert_eq!(
+        kinds,
+        [
+            Sensor::Bme280(spi("/dev/spidev0.1", 1_000_000, 0)),
+            Sensor::Bmp280(spi("/dev/spidev0.0", 500_000, 3)),
+            Sensor::Bme280(Place::I2c(at)),
+        ]
+    );
+    // Chip selects of one bus share a thread.
+    assert_eq!(kinds[0].bus(), "/dev/spidev0");
+    assert_eq!(kinds[1].bus(), kinds[0].bus());
+    assert_eq!(kinds[0].place(), "/dev/spidev0.1");
+    refused_exactly(
+        &toml(
+            "[sensor.a]\nkind = \"bme280\"\nbus = \"/dev/spidev0.0\"\nmode = 1\n\
+             [sensor.b]\nkind = \"bme280\"\nbus = \"/dev/spidev0.1\"\nspeed = 50_000_000\n\
+             [sensor.c]\nkind = \"tmp102\"\nbus = \"/dev/spidev0.2\"\n\
+             [sensor.d]\nkind = \"bmp280\"\nbus = \"/dev/i2c-1\"\naddress = 0x48\n\
+             [sensor.e]\nkind = \"bmp280\"\n",
+        ),
+        &[
+            "sensor.a.mode: 1 is no mode of this chip — it has 0 and 3",
+            "sensor.b.speed: 50000000 is out of range — allowed: a whole number from 10000 to 10000000",
+            "sensor.c.bus: is an SPI device, and a tmp102 is on I2C — set bus, such as \"/dev/i2c-1\"",
+            "sensor.d.address: 0x48 is no address that this chip can have — it has 0x76 to 0x77",
+            "sensor.e: has no bus — set bus, such as \"/dev/i2c-1\" or \"/dev/spidev0.0\"",
+        ],
+    );
+    // What the other bus has is pointed out.
+    let world = toml(
+        "[sensor.a]\nkind = \"bme280\"\nbus = \"/dev/spidev0.0\"\naddress = 0x76\n\
+         [sensor.b]\nkind = \"bme280\"\nbus = \"/dev/i2c-1\"\nspeed = 100_000\n",
+    );
+    fine(&world);
+    warned(&world, "sensor.a.address: has no effect on SPI");
+    warned(&world, "sensor.b.speed: has no effect on I2C");
+}
+
+#[test]
+fn one_mistake_in_a_sensor_or_a_serial_line_is_one_error() {
+    refused_exactly(
+        &toml(
+            "[sensor.a]\nkind = \"bme68x\"\nbus = \"/dev/i2c-1\"\n\
+             [sensor.b]\nkind = 280\nbus = \"/dev/i2c-1\"\n\
+             [sensor.c]\nkimd = \"shtc3\"\nbus = \"/dev/i2c-1\"\n\
+             [sensor.d]\nkind = \"shtc3\"\nbus = 1\n\
+             [sensor.e]\nkind = \"gpio\"\nchip = \"/dev/gpiochip0\"\nline = \"seventeen\"\n\
+             [sensor.f]\nkind = \"iio\"\ndevice = \"/sys/x\"\nchannels = 3\n\
+             [sensor.g]\nkind = \"ina219\"\nbus = \"/dev/i2c-1\"\nshunt = \"small\"\n\
+             [serial.a]\ndevice = 3\n\
+             [serial.b]\ndevice = 4\n\
+             [serial.c]\ndevice = \"/dev/ttyS0\"\n[serial.c.gauges.x]\nnumber = \"x\"\n\
+             [serial.c.gauges.y]\nnumber = 0\n",
+        ),
+        &[
+            "sensor.a.kind: ",
+            "sensor.b.kind: ",
+            "sensor.c.kimd: unknown key",
+            "sensor.d.bus: ",
+            "sensor.e.line: ",
+            "sensor.f.channels: ",
+            "sensor.g.shunt: ",
+            "serial.a.device: ",
+            "serial.b.device: ",
+            "serial.c.gauges.x.number: ",
+        ],
+    );
+    let many =
+        (0..10).map(|n| format!("[sensor.s{n}]\nkind = \"shtc3\"\nbus = \"/dev/i2c-{n}\"\n"));
+    let again = "[sensor.t]\nkind = \"tmp102\"\nbus = \"/dev/i2c-9\"\n".to_owned();
+    refused_exactly(
+        &toml(&many.chain([again]).collect::<String>()),
+        &[
+            "sensor.s8: is on one bus more than 8",
+            "sensor.s9: is on one bus more than 8",
         ],
     );
 }

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use linux_embedded_hal::gpio_cdev::{Chip as GpioChip, LineRequestFlags};
-use linux_embedded_hal::{CdevPin, Delay, I2cdev};
+use linux_embedded_hal::spidev::{SpiModeFlags, SpidevOptions};
+use linux_embedded_hal::{CdevPin, Delay, I2cdev, SpidevDevice};
 use sonde_firmware_hal::sensors::{
-    Adc, AdcAddress, Climate, PowerMonitor, PowerMonitorAddress, Thermometer, ThermometerAddress,
+    Adc, AdcAddress, Barometer, Climate, PowerMonitor, PowerMonitorAddress, Thermometer,
+    ThermometerAddress,
 };
 use sonde_firmware_hal::{Gauges, Line};
 
-use super::{Kind, iio};
+use super::{Kind, Place, SpiPlace, iio};
 use crate::gauge::Missing;
 use crate::gauge::measured::absence;
 
@@ -42,6 +44,14 @@ pub fn open(kind: &Kind, root: &Path) -> Result<Box<dyn Driver>, Missing> {
             };
             Box::new(Chip(Adc::new(i2c(&at.bus)?, address, Delay)))
         }
+        // A BMP280's third value is left out by who asks for two.
+        Kind::Bme280(Place::I2c(at)) | Kind::Bmp280(Place::I2c(at)) => {
+            let second = at.address & 1 != 0;
+            Box::new(Chip(Barometer::on_i2c(i2c(&at.bus)?, second, Delay)))
+        }
+        Kind::Bme280(Place::Spi(at)) | Kind::Bmp280(Place::Spi(at)) => {
+            Box::new(Chip(Barometer::on_spi(spi(at)?, Delay)))
+        }
         Kind::Iio(folder, channels) => {
             let folder = root.join(folder.strip_prefix("/").unwrap_or(folder));
             Box::new(iio::Device::new(&folder, channels))
@@ -72,6 +82,18 @@ fn i2c(bus: &Path) -> Result<I2cdev, Missing> {
             Missing::of(&std::io::Error::from_raw_os_error(number))
         }
     })
+}
+
+/// A speed or mode that the controller cannot do is refused here.
+fn spi(at: &SpiPlace) -> Result<SpidevDevice, Missing> {
+    let mode = SpiModeFlags::from_bits_truncate(u32::from(at.mode));
+    let mut options = SpidevOptions::new();
+    options.bits_per_word(8).lsb_first(false);
+    options.max_speed_hz(at.speed).mode(mode);
+    let mut device = SpidevDevice::open(&at.device).map_err(|error| Missing::of(error.inner()))?;
+    let configured = device.configure(&options);
+    configured.map_err(|error| Missing::of(&error))?;
+    Ok(device)
 }
 
 fn gpio_missing(error: &linux_embedded_hal::gpio_cdev::Error) -> Missing {

@@ -1,4 +1,4 @@
-//! Sensors on the gateway's own buses: chips on I2C through
+//! Sensors on the gateway's own buses: chips on I2C and SPI through
 //! `sonde-firmware-hal` and `linux-embedded-hal`, channels of the kernel's
 //! industrial I/O drivers, lines of GPIO chips.
 //!
@@ -24,7 +24,7 @@ pub mod iio;
 mod tests;
 
 /// Buses of one gateway, each a thread.
-pub const MAX_BUSES: usize = 4;
+pub const MAX_BUSES: usize = 8;
 
 /// Sensors of one gateway.
 pub const MAX_SENSORS: usize = 32;
@@ -52,6 +52,10 @@ pub enum Kind {
     Ina219(I2cPlace, u32, u32),
     /// ADS1115.
     Ads1115(I2cPlace),
+    /// BME280.
+    Bme280(Place),
+    /// BMP280: the same without humidity.
+    Bmp280(Place),
     /// A folder of the kernel's industrial I/O, and channels such as `in_voltage0`.
     Iio(PathBuf, Vec<String>),
     /// A GPIO chip, the line's number, and whether low means 1.
@@ -65,6 +69,26 @@ pub struct I2cPlace {
     pub bus: PathBuf,
     /// Seven bits.
     pub address: u8,
+}
+
+/// A chip on SPI.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpiPlace {
+    /// Such as `/dev/spidev0.1`: bus and chip select.
+    pub device: PathBuf,
+    /// Clock in hertz.
+    pub speed: u32,
+    /// 0 to 3.
+    pub mode: u8,
+}
+
+/// A chip that there is for both buses.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// With its address.
+    I2c(I2cPlace),
+    /// With its own device file.
+    Spi(SpiPlace),
 }
 
 /// Hands configurations over and shows what became of them; cheap to clone.
@@ -102,14 +126,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kind {
-    /// What shares a thread: one I2C bus, one GPIO chip, all of industrial I/O.
+    /// What shares a thread: an I2C bus, the chip selects of an SPI bus, a GPIO
+    /// chip, an industrial I/O device.
     pub fn bus(&self) -> String {
         match self {
             Kind::Tmp102(at) | Kind::Ina219(at, ..) | Kind::Ads1115(at) => {
                 at.bus.display().to_string()
             }
+            Kind::Bme280(place) | Kind::Bmp280(place) => place.bus(),
             Kind::Shtc3(bus) => bus.display().to_string(),
-            Kind::Iio(..) => "iio".into(),
+            Kind::Iio(folder, _) => folder.display().to_string(),
             Kind::Gpio(chip, ..) => chip.display().to_string(),
         }
     }
@@ -121,6 +147,8 @@ impl Kind {
             Kind::Shtc3(_) => "shtc3",
             Kind::Ina219(..) => "ina219",
             Kind::Ads1115(_) => "ads1115",
+            Kind::Bme280(_) => "bme280",
+            Kind::Bmp280(_) => "bmp280",
             Kind::Iio(..) => "iio",
             Kind::Gpio(..) => "gpio",
         }
@@ -129,8 +157,10 @@ impl Kind {
     /// For people: the bus and the place on it.
     pub fn place(&self) -> String {
         match self {
-            Kind::Tmp102(at) | Kind::Ina219(at, ..) | Kind::Ads1115(at) => {
-                format!("{} 0x{:02x}", at.bus.display(), at.address)
+            Kind::Tmp102(at) | Kind::Ina219(at, ..) | Kind::Ads1115(at) => at.place(),
+            Kind::Bme280(Place::I2c(at)) | Kind::Bmp280(Place::I2c(at)) => at.place(),
+            Kind::Bme280(Place::Spi(at)) | Kind::Bmp280(Place::Spi(at)) => {
+                at.device.display().to_string()
             }
             Kind::Shtc3(bus) => format!("{} 0x70", bus.display()),
             Kind::Iio(folder, _) => folder.display().to_string(),
@@ -150,6 +180,12 @@ impl Kind {
                 ("voltage.2", "V"),
                 ("voltage.3", "V"),
             ],
+            Kind::Bme280(_) => &[
+                ("temperature", "Cel"),
+                ("pressure", "Pa"),
+                ("humidity", "%"),
+            ],
+            Kind::Bmp280(_) => &[("temperature", "Cel"), ("pressure", "Pa")],
             Kind::Gpio(..) => &[("level", "1")],
             Kind::Iio(_, channels) => {
                 let known = channels.iter();
@@ -166,5 +202,27 @@ impl Kind {
         };
         let owned = fixed.iter().map(|(name, unit)| ((*name).to_owned(), *unit));
         owned.collect()
+    }
+}
+
+impl I2cPlace {
+    fn place(&self) -> String {
+        format!("{} 0x{:02x}", self.bus.display(), self.address)
+    }
+}
+
+impl Place {
+    /// Chip selects share their bus's wires: what comes before the dot.
+    fn bus(&self) -> String {
+        match self {
+            Place::I2c(at) => at.bus.display().to_string(),
+            Place::Spi(at) => {
+                let device = at.device.display().to_string();
+                match device.rsplit_once('.') {
+                    Some((bus, _)) => bus.to_owned(),
+                    None => device,
+                }
+            }
+        }
     }
 }

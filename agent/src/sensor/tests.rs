@@ -323,3 +323,19 @@ fn channels_of_the_kernel_are_read_below_the_root() {
         [Ok(Value::Float(-0.0005)), Ok(Value::Float(-12.25))]
     );
 }
+
+#[test]
+fn an_spi_device_that_is_none_or_is_not_there_is_absent_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        Kind::Bme280(Place::Spi(SpiPlace {
+            device: folder.path().join(name),
+            speed: 1_000_000,
+            mode: 0,
+        }))
+    };
+    let open = |kind: &Kind| driver::open(kind, Path::new("/")).err();
+    assert_eq!(open(&at("spidev0.0")), Some(Missing::Unsupported));
+    std::fs::write(folder.path().join("spidev0.1"), "no device").unwrap();
+    assert_eq!(open(&at("spidev0.1")), Some(Missing::Gone));
+}
