@@ -23,7 +23,7 @@ const BMP280_ID: u8 = 0x58;
 
 /// What the chip should measure, and that it has done so and sleeps again.
 const CONTROL: u8 = 0xF4;
-const MEASURED: u8 = 0b001_001_00;
+const MEASURED: u8 = 0b0010_0100;
 
 /// On SPI, the bit of a register's number that says what is to be done with it.
 const SPI_READ: u8 = 0x80;
@@ -135,7 +135,6 @@ fn measure(bus: &mut dyn Registers, delay: &mut dyn DelayNs) -> Result<[Reading;
     let mut driver = BME280::new_primary(Wire(bus));
     driver.init_with_config(&mut delay, once).map_err(missing)?;
     let measured = driver.measure(&mut delay).map_err(missing)?;
-    drop(driver);
     // Had it gone, or fallen back to its defaults, on the way, this would be another number.
     match register(bus, CONTROL)? {
         MEASURED => {}
