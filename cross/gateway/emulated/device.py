@@ -65,11 +65,12 @@ class Gateway:
         (folder / "initrd").write_bytes(initrd())
         self.machine, self.boots, self.said = None, 0, []
 
-    def boot(self, words=(), network=NETWORK, kernel=""):
-        """Until there is a shell; in s."""
+    def boot(self, words=(), network=NETWORK, kernel="", slowest=0, resets=False):
+        """Until there is a shell; in s. `slowest`: s that a flush of the disk takes at most;
+        `resets`: what resets the machine does not end the emulator."""
         began = time.monotonic()
-        self.disk = Disk(self.image, str(self.folder / "disk.sock"))
-        self.machine = Machine(self.folder, self.disk.path, list(words), self.a.verbose, network, kernel)
+        self.disk = Disk(self.image, str(self.folder / "disk.sock"), slowest=slowest)
+        self.machine = Machine(self.folder, self.disk.path, list(words), self.a.verbose, network, kernel, resets)
         self.boots += 1
         self.machine.login()
         return time.monotonic() - began
@@ -87,8 +88,28 @@ class Gateway:
         self.said += [f"=== boot {self.boots}", *self.machine.said]
         self.machine = None
 
-    def cut(self):
-        """The power goes."""
+    def reset(self, command):
+        """The machine boots anew because of `command`; its memory keeps what no program overwrites."""
+        identity = "cat /proc/sys/kernel/random/boot_id"
+        before = self.machine.must(identity)
+        self.machine.type(command)
+        end = time.monotonic() + BOOT
+        while True:
+            try:
+                self.machine.login()
+                if (now := self.machine.run(identity, 10)[1]) and now != before:
+                    break
+            except Failed:
+                pass
+            if time.monotonic() > end or self.machine.process.poll() is not None:
+                raise Failed(f"`{command}` brought no new boot within {BOOT} s")
+        self.boots += 1
+        return self.agent()
+
+    def cut(self, unflushed=0):
+        """The power goes; with `unflushed` while so many writes are on their way to the flash."""
+        if unflushed:
+            self.disk.stop_within_a_write(unflushed, 60)
         self.disk.stop()
         self.machine.process.kill()
         self.machine.process.wait()

@@ -12,14 +12,23 @@ from rig import cpio
 DISK_SIZE = 640 << 20
 
 # Loaded before the root file system is there; the root has no modules of its own.
-MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "crc32c_generic", "ext4"]
+MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "crc32c_generic", "ext4", "ramoops"]
 
 INIT = """#!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in /modules/*.ko; do insmod "$module"; done
+oops=
+for word in $(cat /proc/cmdline); do
+    case $word in ramoops.*) oops="$oops ${word#ramoops.}" ;; esac
+done
+for module in /modules/*.ko; do
+    case $module in
+        *ramoops*) [ -z "$oops" ] || insmod "$module" $oops ;;
+        *) insmod "$module" ;;
+    esac
+done
 until [ -e /dev/vda ]; do sleep 0.05; done
 case " $(cat /proc/cmdline) " in *" ro "*) how=ro ;; *) how=rw ;; esac
 # Which of two disks comes first is the kernel's affair.

@@ -13,14 +13,15 @@ NETWORK = ["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net,id
 
 
 class Machine:
-    """`network`: qemu's words for it; `kernel`: more words for its command line."""
+    """`network`: qemu's words for it; `kernel`: more words for its command line;
+    `resets`: a reset is one, and does not end the emulator."""
 
-    def __init__(self, folder, disk, words, verbose, network=NETWORK, kernel=""):
+    def __init__(self, folder, disk, words, verbose, network=NETWORK, kernel="", resets=False):
         self.verbose = verbose
         self.monitor_path = str(folder / "monitor")
         command = [
             "qemu-system-aarch64", "-machine", "virt", "-accel", "tcg", "-cpu", "cortex-a53", "-smp", "2",
-            "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", *([] if resets else ["-no-reboot"]),
             "-serial", "stdio", "-monitor", f"unix:{self.monitor_path},server=on,wait=off",
             "-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(folder / "initrd"),
             "-append", f"console=ttyAMA0 quiet systemd.show_status=0 rd.udev.log_level=3 panic=-1 {kernel}",

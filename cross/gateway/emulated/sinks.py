@@ -11,11 +11,15 @@ from . import Failed
 from rig.broker import Broker
 
 
+WITH_REASON = ("sonde.boot.reason", "sonde.boot.count", "sonde.agent.restarts")
+
+
 def decoded(body):
-    """(instance, tick number, time in s) of each tick, and all metric names."""
+    """(instance, tick number, time in s) of each tick, all metric names, and
+    (instance, name, reason, value) of what tells why something ended."""
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-    ticks, names = [], set()
+    ticks, names, reasons = [], set(), set()
     for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
         attributes = {one.key: one.value.string_value for one in resource.resource.attributes}
         for scope in resource.scope_metrics:
@@ -24,7 +28,31 @@ def decoded(body):
                 if metric.name == "sonde.sampler.tick":
                     for point in metric.gauge.data_points:
                         ticks.append((attributes["service.instance.id"], point.as_int, point.time_unix_nano / 1e9))
-    return ticks, names
+                if metric.name in WITH_REASON:
+                    for point in (metric.gauge if metric.HasField("gauge") else metric.sum).data_points:
+                        of = {one.key: one.value.string_value for one in point.attributes}
+                        value = point.as_int if point.HasField("as_int") else point.as_double
+                        reasons.add((attributes["service.instance.id"], metric.name, of.get("sonde.reason", ""), value))
+    return ticks, names, reasons
+
+
+def text_of(value):
+    """An attribute's value, as text."""
+    return str(getattr(value, value.WhichOneof("value") or "string_value"))
+
+
+def events(body):
+    """(event name, instance, attributes) of each log record that is an event."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    came = []
+    for resource in ExportLogsServiceRequest.FromString(body).resource_logs:
+        instance = {one.key: one.value.string_value for one in resource.resource.attributes}["service.instance.id"]
+        for scope in resource.scope_logs:
+            for record in scope.log_records:
+                if record.event_name:
+                    came.append((record.event_name, instance, {one.key: text_of(one.value) for one in record.attributes}))
+    return came
 
 
 class Book:
@@ -32,12 +60,13 @@ class Book:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.ticks, self.names, self.repeats = {}, set(), 0
+        self.ticks, self.names, self.reasons, self.repeats = {}, set(), set(), 0
 
     def take(self, body):
-        ticks, names = decoded(body)
+        ticks, names, reasons = decoded(body)
         with self.lock:
             self.names |= names
+            self.reasons |= reasons
             for instance, tick, when in ticks:
                 seen = self.ticks.setdefault(instance, {})
                 self.repeats += tick in seen
@@ -74,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
         cloud = self.server.cloud
         secret = self.headers.get("authorization")
         allowed = cloud.secret is None or secret == cloud.secret
+        if allowed and self.path == "/v1/logs":
+            cloud.events += events(body)
         if allowed and self.path == "/v1/metrics":
             cloud.otlp.take(body)
             cloud.secrets.add(secret)
@@ -93,6 +124,8 @@ class Cloud:
     def __init__(self):
         self.otlp, self.mqtt = Book(), Book()
         self.secret, self.secrets, self.families = None, set(), set()
+        # What came as log records that are events, in the order of its arrival.
+        self.events = []
         self.collector = Collector(self, "127.0.0.1", 0)
         self.http = self.collector.server_port
         Collector(self, "::1", self.http)

@@ -5,7 +5,7 @@ import json
 import time
 
 from . import check
-from .device import LOSS_WINDOW, of_version
+from .device import of_version
 
 
 def installs_like_any_package(g):
@@ -183,20 +183,6 @@ def is_started_again_when_it_stands_still(g):
     return why.split(": ", 1)[-1]
 
 
-def survives_a_power_cut(g):
-    g.machine.link(False)
-    g.more_ticks(20)
-    instance = g.instance()
-    last = g.ticks()
-    counts = g.cut()
-    g.boot_to_agent()
-    # Everything older than the loss window must come from flash.
-    g.both_have(instance, last - LOSS_WINDOW - 2)
-    g.no_holes(instance)
-    came = max(g.otlp.ticks[instance])
-    return f"{counts}; sampled {last}, delivered {came}: the cut cost {max(0, last - came)} ticks of 1 s, window {LOSS_WINDOW} s"
-
-
 def bears_a_clock_that_is_wrong_at_boot(g):
     instance = g.instance()
     g.off()
@@ -291,7 +277,6 @@ STEPS = [
     waits_for_its_secret_and_takes_a_new_one_without_a_restart,
     keeps_what_it_sampled_while_the_link_is_down,
     is_started_again_when_it_stands_still,
-    survives_a_power_cut,
     bears_a_clock_that_is_wrong_at_boot,
     is_upgraded_while_it_runs,
     sets_newer_segments_aside_and_resumes_them,

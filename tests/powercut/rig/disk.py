@@ -97,6 +97,17 @@ class Disk:
         with self.lock:
             self.gone = True
 
+    def stop_within_a_write(self, least, seconds):
+        """The power goes as soon as so many writes wait for their flush; if that
+        does not come in time, then all the same. How many there are."""
+        end = time.monotonic() + seconds
+        while True:
+            with self.lock:
+                if len(self.pending) >= least or time.monotonic() > end:
+                    self.gone = True
+                    return len(self.pending)
+            time.sleep(0.001)
+
     def cut(self, fate, rng):
         """Returns the image that a power cut leaves, and the counts."""
         self.stop()
