@@ -12,6 +12,7 @@
 use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanContext;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::attempts::Attempts;
@@ -70,6 +72,8 @@ pub(super) struct Client {
     /// What was last said about bad lines, so that it is said once.
     told: Vec<String>,
     connection: Option<Connection>,
+    /// Told when a connection has ended, whoever ended it.
+    gone: Arc<Notify>,
     /// The attempt to connect that failed last, for whoever reports it.
     failed_attempt: Option<SpanContext>,
     last_warning: Option<u64>,
@@ -146,6 +150,7 @@ impl Client {
             reread: true,
             told: Vec::new(),
             connection: None,
+            gone: Arc::default(),
             failed_attempt: None,
             last_warning: None,
             silent_warnings: 0,
@@ -157,6 +162,12 @@ impl Client {
         self.connection
             .as_ref()
             .is_some_and(|connection| !connection.sender.is_closed())
+    }
+
+    /// Waits for the end of a connection; may tell of one that is known already.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let gone = self.gone.clone();
+        async move { gone.notified().await }
     }
 
     /// Drops the connection.
@@ -199,9 +210,14 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await;
         let (sender, connection) = handshake.map_err(|error| self.judge(&Broken::Http(error)))?;
+        let gone = self.gone.clone();
         self.connection = Some(Connection {
             sender,
-            driver: vitals::OTLP.spawn(connection),
+            driver: vitals::OTLP.spawn(async move {
+                let ended = connection.await;
+                gone.notify_one();
+                ended
+            }),
             used: false,
         });
         Ok(())

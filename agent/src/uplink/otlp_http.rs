@@ -24,9 +24,12 @@ use crate::vitals;
 
 const NAME: UplinkName = UplinkName::Otlp;
 
-/// The status has ages in it, so it is made anew this often even when nothing
-/// happens, and under load no more often than half of it.
+/// How often the status is made anew while the link is down or the last change
+/// has not been shown; under load no more often than half of it.
 const REFRESH: Duration = Duration::from_secs(5);
+/// With a link that is up and nothing to send: whoever reads the status moves
+/// its ages on, and each wake-up costs more than this task's own.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// While held, credentials are looked at this often: three `stat` calls.
 const LOOK_AT_CREDENTIALS_NS: u64 = 5 * 1_000_000_000;
@@ -50,6 +53,8 @@ struct Shell {
     pending: watch::Receiver<Pending>,
     status: watch::Sender<UplinkStatus>,
     published: u64,
+    /// Something has happened since.
+    stale: bool,
     /// The last attempt to connect succeeded, so the next can wait until there is something to send.
     dialled: bool,
     credentials: Vec<Option<(SystemTime, u64)>>,
@@ -87,6 +92,7 @@ impl Shell {
             wire,
             status,
             published: 0,
+            stale: true,
             dialled: false,
             credentials: Vec::new(),
             looked: 0,
@@ -114,8 +120,14 @@ impl Shell {
             }
             match step {
                 Step::Connect if nothing && self.dialled => self.rest(None).await,
-                Step::Connect => self.connect().await,
-                Step::Send(lane) => self.serve(lane).await,
+                Step::Connect => {
+                    self.stale = true;
+                    self.connect().await;
+                }
+                Step::Send(lane) => {
+                    self.stale = true;
+                    self.serve(lane).await;
+                }
                 Step::WaitUntil(at) => self.rest(Some(at)).await,
                 Step::Idle => self.rest(None).await,
             }
@@ -270,15 +282,22 @@ impl Shell {
             // Nothing to send, so nothing more becomes of the last attempt for now.
             self.client.attempts().close();
         }
-        let left = until.map_or(REFRESH, |at| {
-            Duration::from_nanos(at.saturating_sub(self.now())).min(REFRESH)
+        let most = if self.stale || until.is_some() || self.delivery.is_held() {
+            REFRESH
+        } else {
+            IDLE
+        };
+        let left = until.map_or(most, |at| {
+            Duration::from_nanos(at.saturating_sub(self.now())).min(most)
         });
+        let gone = self.client.gone();
         let finish = self.world.stop.finish.clone();
         let now = self.world.stop.now.clone();
         let already_finishing = finish.is_cancelled();
         tokio::select! {
             () = tokio::time::sleep(left) => {}
             () = now.cancelled() => {}
+            () = gone => self.stale = true,
             () = finish.cancelled(), if !already_finishing => {}
             changed = self.pending.changed() => {
                 if changed.is_err() {
@@ -324,6 +343,7 @@ impl Shell {
     fn publish(&mut self) {
         let now = self.now();
         self.published = now;
+        self.stale = false;
         let pending = *self.pending.borrow();
         self.status.send_modify(|status| {
             if status.name.is_empty() {

@@ -265,3 +265,32 @@ async fn finishing_does_not_wait_for_a_dead_link_and_the_end_is_at_once() {
     .unwrap()
     .unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_closes_at_once_is_noticed_though_nothing_waits() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let mut rig = rig(port, Duration::from_secs(3600), None);
+    rig.until("waiting", |status| {
+        status.state == "waiting" && status.last_error.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_delivered_last_is_shown_though_nothing_follows() {
+    let (_collector, port) = Collector::start(200).await;
+    let mut rig = rig(port, Duration::from_secs(1), None);
+    for number in 0..3 {
+        rig.store(number).await;
+        // One after the other, faster than the status is made anew.
+        let delivered = |pending: &Pending| pending.live + pending.backlog == 0;
+        rig.spool
+            .pending(NAME)
+            .wait_for(delivered)
+            .await
+            .unwrap();
+    }
+    rig.until("shown", |status| status.acked_frames == 3).await;
+}
