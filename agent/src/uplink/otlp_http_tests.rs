@@ -286,11 +286,7 @@ async fn what_was_delivered_last_is_shown_though_nothing_follows() {
         rig.store(number).await;
         // One after the other, faster than the status is made anew.
         let delivered = |pending: &Pending| pending.live + pending.backlog == 0;
-        rig.spool
-            .pending(NAME)
-            .wait_for(delivered)
-            .await
-            .unwrap();
+        rig.spool.pending(NAME).wait_for(delivered).await.unwrap();
     }
     rig.until("shown", |status| status.acked_frames == 3).await;
 }
