@@ -151,6 +151,7 @@ pub fn spawn(
     let root = &config.paths.root;
     let mut sources = host_sources(root, &deps.clock);
     sources.push(Box::new(Files::new(deps.custom.clone(), root)));
+    let watches = deps.processes.clone();
     sources.push(Box::new(Processes::new(root, deps.processes)));
     sources.push(Box::new(gauge::sensor::Sensor::new(
         deps.sensors,
@@ -171,6 +172,7 @@ pub fn spawn(
         agent,
         runtime,
         custom: deps.custom,
+        watches,
         horizon: deps.horizon,
         clock: deps.clock,
         tracer: deps.tracer,
@@ -185,6 +187,7 @@ struct Parts {
     agent: Agent,
     runtime: Runtime,
     custom: Custom,
+    watches: watch::Receiver<Watches>,
     horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     tracer: Tracer,
@@ -212,6 +215,7 @@ fn start<S: Store + Sync>(
         agent: parts.agent,
         runtime: parts.runtime,
         custom: parts.custom,
+        watches: parts.watches,
         reader: parts.reader,
         outstanding: None,
         spare: None,
@@ -255,6 +259,7 @@ struct Shell<S> {
     agent: Agent,
     runtime: Runtime,
     custom: Custom,
+    watches: watch::Receiver<Watches>,
     reader: Reader,
     /// A request that was not answered in time.
     outstanding: Option<oneshot::Receiver<Answer>>,
@@ -323,7 +328,8 @@ impl<S: Store + Sync> Shell<S> {
             Order::Latest(reply) => {
                 // Whoever asked may be gone.
                 let mut latest = self.recorder.latest(self.clock.boot_ns());
-                self.custom.annotate(&mut latest);
+                self.custom.annotate(self.clock.boot_ns(), &mut latest);
+                processes::annotate(&self.watches.borrow(), &mut latest);
                 let _ = reply.send(latest);
             }
             Order::Reload(config) => {
@@ -829,6 +835,7 @@ pub(crate) mod tests {
             runtime: Runtime::new(spool.clone(), Roster::default()),
             agent: Agent::new(spool, Roster::default()),
             custom: Custom::default(),
+            watches: watch::channel(Watches::new()).1,
             horizon,
             clock: Clock::new(ClockTrust::Always),
             tracer: tracer(),

@@ -269,6 +269,8 @@ impl Recorder {
                 missing: value.err().map(|missing| missing.as_str().to_owned()),
                 why: None,
                 table: None,
+                interval_s: None,
+                absent_s: None,
                 age_s: boot_ns.saturating_sub(at) as f64 / 1e9,
             })
         };

@@ -256,12 +256,18 @@ pub struct GaugeStatus {
     /// Or why there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
-    /// The same in words, where there is more to say; of custom gauges.
+    /// The same in words, where there is more to say; of what the config describes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
     /// The table of the configuration that describes it, such as `gauge.modem`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub table: Option<String>,
+    /// How often it is read, in seconds; of such a gauge.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub interval_s: Option<f64>,
+    /// Seconds without a value; of such a gauge.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub absent_s: Option<f64>,
     /// Seconds since it was read.
     pub age_s: f64,
 }

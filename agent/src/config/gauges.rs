@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::jobs::Table;
 use super::problem::{Origin as Place, Problem, Problems, quoted};
 use super::reader::Settings;
+use super::units::show_duration;
 use super::value::Value;
 use crate::gauge::custom::push::MAX_ATTRIBUTES;
 use crate::gauge::custom::{Definition, Extract, MAX_GAUGES, Origin, Pattern, Shape};
@@ -31,6 +32,7 @@ const OF_TEXT: [&str; 2] = ["pattern", "pointer"];
 /// Every enabled gauge. What is wrong with one goes to `problems`.
 pub(super) fn build(settings: &Settings, problems: &mut Problems) -> BTreeMap<String, Definition> {
     let mut gauges = BTreeMap::new();
+    let mut answers = true;
     for name in settings.names("gauge") {
         let mut table = Table {
             settings,
@@ -46,11 +48,77 @@ pub(super) fn build(settings: &Settings, problems: &mut Problems) -> BTreeMap<St
             break;
         }
         if let Some(definition) = definition(&mut table, &name) {
+            if let (Origin::File(path, _), true) = (&definition.origin, answers) {
+                let trouble = trouble(settings, path);
+                answers = trouble != Some(Trouble::Silent);
+                if let Some(trouble) = trouble {
+                    let (what, fix) = trouble.words();
+                    table.warning("file", what, fix);
+                }
+            }
             check_twins(&mut table, &definition, &gauges);
             gauges.insert(name, definition);
         }
     }
     gauges
+}
+
+/// What is wrong with a file today; it may be right when it is read.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    Special,
+    Refused(std::io::ErrorKind, String),
+    /// It hangs.
+    Silent,
+}
+
+/// For a file that answers at all.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Looks whether a file can be opened, on a thread that a dead mount may keep.
+fn trouble(settings: &Settings, path: &Path) -> Option<Trouble> {
+    let root = match settings.get("paths.root") {
+        Some(Value::Path(root)) => root.as_path(),
+        _ => Path::new("/"),
+    };
+    let path = root.join(path.strip_prefix("/").unwrap_or(path));
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let look = move || {
+        let refused = |error: std::io::Error| Trouble::Refused(error.kind(), error.to_string());
+        let found = match path.metadata() {
+            Err(error) => Some(refused(error)),
+            Ok(file) if !file.is_file() => Some(Trouble::Special),
+            Ok(_) => std::fs::File::open(&path).err().map(refused),
+        };
+        // Whoever asked may have given up.
+        let _ = tell.send(found);
+    };
+    // Without a thread nothing is known, and the gauge itself will say.
+    std::thread::Builder::new().spawn(look).ok()?;
+    told.recv_timeout(PATIENCE).unwrap_or(Some(Trouble::Silent))
+}
+
+impl Trouble {
+    fn words(&self) -> (String, &'static str) {
+        match self {
+            Trouble::Special => (
+                "is no regular file, and such are never opened".into(),
+                "name the file that holds the number",
+            ),
+            Trouble::Refused(std::io::ErrorKind::NotFound, _) => (
+                "is not there now".into(),
+                "correct the path, unless a program makes it later",
+            ),
+            Trouble::Refused(_, why) => (
+                format!("cannot be opened by this user now: {why}"),
+                "correct the path, or let the agent's user read it",
+            ),
+            Trouble::Silent => (
+                "does not answer now".into(),
+                "look at the file system that it is on",
+            ),
+        }
+    }
 }
 
 /// Two gauges may have one metric name, if they are the same but for their attributes.
@@ -258,7 +326,11 @@ fn origin(table: &mut Table<'_>, name: &str) -> Option<Origin> {
         .filter(|(_, given)| *given)
         .map(|(name, _)| *name);
     let Some(first) = given.next() else {
-        // Under the key of a command: one that was refused is on the list.
+        // One mistake, one error.
+        let sources = ["file", "command", "push"];
+        if table.problems.may_hide(&table.path, &sources) {
+            return None;
+        }
         let problem = Problem::error(
             table.settings.origin(&table.path),
             &table.key("command"),
@@ -296,9 +368,23 @@ fn origin(table: &mut Table<'_>, name: &str) -> Option<Origin> {
                 "remove it",
             );
         }
+        let expires = table.duration("expires").unwrap_or_default();
+        let interval = table.duration("interval").unwrap_or_default();
+        if expires < interval {
+            let place = ["expires", "interval"]
+                .into_iter()
+                .find(|key| table.written(key));
+            let what = format!(
+                "values expire after {} and are told every {}: most are too old by then",
+                show_duration(expires),
+                show_duration(interval)
+            );
+            let place = place.unwrap_or_default();
+            table.warning(place, what, "write a longer expires or a shorter interval");
+        }
         return Some(Origin::Push {
             max_series: table.number("max_series").unwrap_or(1) as usize,
-            expires: table.duration("expires").unwrap_or_default(),
+            expires,
         });
     }
     let extract = extract(table);

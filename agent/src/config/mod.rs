@@ -409,14 +409,14 @@ impl Loaded {
 pub fn load(file: Option<&Path>, env: &Env) -> Result<Loaded, Problems> {
     let (settings, files, mut problems) = gather(file, env);
     let broken = problems.count().0 > 0;
-    let mut cross = Problems::default();
-    let config = build::build(&settings, files, &mut cross);
+    let read = problems.0.len();
+    // It sees what was refused already, and does not miss that as well.
+    let config = build::build(&settings, files, &mut problems);
+    let mut cross = problems.0.split_off(read);
     // With a key refused its default stands in for it, and a finding about a
     // pair could be about a value that nobody wrote.
-    cross
-        .0
-        .retain(|finding| !broken || stands(finding, &settings, &problems));
-    problems.0.extend(cross.0);
+    cross.retain(|finding| !broken || stands(finding, &settings, &problems));
+    problems.0.extend(cross);
     problems.finish();
     match problems.count() {
         (0, _) => Ok(Loaded {

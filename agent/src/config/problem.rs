@@ -175,6 +175,16 @@ impl Problems {
         self.0.push(problem);
     }
 
+    /// Whether one of these keys of a table was refused, or one in it that is
+    /// unknown: then what is missing there may be what somebody meant to say.
+    pub fn may_hide(&self, table: &str, keys: &[&str]) -> bool {
+        let in_table = |problem: &Problem| {
+            let name = problem.key.strip_prefix(table)?.strip_prefix('.')?;
+            Some(keys.contains(&name) || problem.what.starts_with("unknown key"))
+        };
+        self.0.iter().any(|problem| in_table(problem) == Some(true))
+    }
+
     /// How many errors and warnings.
     pub fn count(&self) -> (usize, usize) {
         let errors = self

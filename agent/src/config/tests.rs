@@ -961,6 +961,50 @@ expires = \"1m\"
 }
 
 #[test]
+fn one_mistake_is_one_error() {
+    for (text, key) in [
+        ("[gauge.a]\nfile = 5\n", "gauge.a.file"),
+        ("[gauge.a]\nfile = \"\"\n", "gauge.a.file"),
+        ("[gauge.a]\npush = \"yes\"\n", "gauge.a.push"),
+        ("[gauge.a]\nfiel = \"/x\"\n", "gauge.a.fiel"),
+        ("[process.a]\npid_file = 5\n", "process.a.pid_file"),
+        ("[process.a]\npid_flie = \"/x\"\n", "process.a.pid_flie"),
+    ] {
+        let problems = toml(text).load().unwrap_err().0;
+        let errors = problems.iter().filter(|p| p.severity == Severity::Error);
+        let keys: Vec<_> = errors.map(|problem| problem.key.as_str()).collect();
+        assert_eq!(keys, [key], "{text}");
+    }
+}
+
+#[test]
+fn a_gauge_that_can_give_nothing_today_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("there"), "1").unwrap();
+    std::fs::create_dir(folder.path().join("folder")).unwrap();
+    let text = format!(
+        "[paths]\nroot = {root:?}\n[gauge.there]\nfile = \"/there\"\n\
+         [gauge.typo]\nfile = \"/theer\"\n[gauge.folder]\nfile = \"/folder\"\n\
+         [gauge.short]\npush = true\ninterval = \"10s\"\nexpires = \"1s\"\n\
+         [gauge.long]\npush = true\ninterval = \"10s\"\n",
+        root = folder.path()
+    );
+    let warnings = toml(&text).load().unwrap().warnings.to_string();
+    let told: Vec<_> = warnings
+        .lines()
+        .filter(|line| line.contains("gauge."))
+        .collect();
+    assert_eq!(told.len(), 3, "{warnings}");
+    for words in [
+        "sonde.toml:6:8: gauge.typo.file: is not there now",
+        "sonde.toml:8:8: gauge.folder.file: is no regular file",
+        "gauge.short.expires: values expire after 1s and are told every 10s",
+    ] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+}
+
+#[test]
 fn a_watched_process_is_found_in_one_way_and_what_is_wrong_is_told_with_its_line() {
     use crate::gauge::processes::By;
     let text = "[process.broker]\nname = \"mosquitto\"\n[process.modem]\nunit = \"ModemManager.service\"\n\

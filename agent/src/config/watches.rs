@@ -15,6 +15,7 @@ pub(super) fn build(settings: &Settings, problems: &mut Problems) -> Watches {
     for name in settings.names("process") {
         let path = format!("process.{name}");
         let get = |key: &str| settings.get(&format!("{path}.{key}"));
+        let hidden = problems.may_hide(&path, &["name", "executable", "pid_file", "unit"]);
         let mut error = |key: &str, what: String, fix: &str| {
             let key = match key {
                 "" => path.clone(),
@@ -62,6 +63,8 @@ pub(super) fn build(settings: &Settings, problems: &mut Problems) -> Watches {
             Some((_, by)) => {
                 watches.insert(name, by);
             }
+            // One mistake, one error.
+            None if hidden => {}
             None => error(
                 "",
                 "says nothing about which process it is".into(),

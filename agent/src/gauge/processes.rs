@@ -31,11 +31,12 @@ use super::table::{
 };
 use super::{Attribute, Descriptor, Family, Missing, Readings, Series, SeriesId, Source, Value};
 use crate::frame::Stamp;
+use crate::status::GaugeStatus;
 
 mod find;
 mod one;
 
-use find::{Births, Scan};
+use find::{Births, Mark, Scan};
 use one::{Process, Stat, Used};
 
 /// Processes that may be watched by name in the configuration.
@@ -101,6 +102,8 @@ struct Watched {
     members: Vec<Process>,
     /// What ended members of this generation had used.
     retired: Used,
+    /// Which file named which process, and when that had started.
+    named: Option<(Mark, u32, u64)>,
     /// Whether the series' start has to be told.
     fresh: bool,
     /// The start of the generation's oldest, in clock ticks since boot.
@@ -172,7 +175,7 @@ impl Source for Processes {
             let ended = before - one.members.len();
             known -= ended;
             lost |= ended > 0 && one.by.is_scanned();
-            looks.push(one.ask(&self.watchman, &mut known));
+            looks.push(one.ask(&self.watchman, now, &mut known));
         }
         let mut scanned = self.watched.iter().filter(|one| one.by.is_scanned());
         let some = scanned.next().is_some();
@@ -207,6 +210,20 @@ impl Source for Processes {
     }
 }
 
+/// Says why of a watched process nothing can be told.
+pub fn annotate(watches: &Watches, gauges: &mut [GaugeStatus]) {
+    for gauge in gauges {
+        if gauge.name != PROCESS_RUNNING.name {
+            continue;
+        }
+        let name = gauge.attributes.get("sonde.process.name");
+        let by = name.and_then(|name| watches.get(name));
+        if let (Some(by), Some(missing)) = (by, gauge.missing.as_deref()) {
+            gauge.why = by.why(missing);
+        }
+    }
+}
+
 /// Whether a series is of a process that is watched no more.
 pub fn is_of_none(series: &Series, watches: &Watches) -> bool {
     let mut attributes = series.attributes.iter();
@@ -222,6 +239,32 @@ impl By {
     /// Whether it takes a look through `/proc` to find it.
     fn is_scanned(&self) -> bool {
         matches!(self, By::Name(_) | By::Executable(_))
+    }
+
+    /// What an absence means for one that is known so.
+    fn why(&self, missing: &str) -> Option<String> {
+        let hidden = "the kernel hides other users' processes from the agent";
+        Some(match (self, missing) {
+            (By::PidFile(path), "gone") => format!(
+                "{} is stale: its number is another process' by now",
+                path.display()
+            ),
+            (By::PidFile(path), "garbage") => {
+                format!("{} holds no process' number", path.display())
+            }
+            (By::PidFile(path), "denied") => {
+                format!("{} may not be read, or {hidden}", path.display())
+            }
+            (By::Unit(unit), "unsupported") => {
+                format!("{unit} has no control group: systemd keeps none on this machine")
+            }
+            (By::Executable(_), "denied") => {
+                "what other users' processes run is shown to CAP_SYS_PTRACE only; watch it by name"
+                    .into()
+            }
+            (_, "denied") => hidden.into(),
+            _ => return None,
+        })
     }
 }
 
@@ -266,6 +309,7 @@ impl Watched {
             unknown: None,
             members: Vec::new(),
             retired: Used::default(),
+            named: None,
             fresh: false,
             began: 0,
             seen: false,
@@ -289,12 +333,17 @@ impl Watched {
     }
 
     /// Looks where its number stands, if it stands somewhere.
-    fn ask(&mut self, at: &Watchman, known: &mut usize) -> Result<(), Missing> {
+    fn ask(&mut self, at: &Watchman, now: Stamp, known: &mut usize) -> Result<(), Missing> {
+        let mut stale = false;
         let pids = match &self.by {
             By::Name(_) | By::Executable(_) => return self.unknown.map_or(Ok(()), Err),
-            By::PidFile(path) => find::pid_file(&find::below(&at.root, path))?
-                .into_iter()
-                .collect(),
+            By::PidFile(path) => match find::pid_file(&find::below(&at.root, path))? {
+                Some((pid, mark)) => {
+                    stale = self.is_stale(pid, mark, at, now);
+                    if stale { vec![] } else { vec![pid] }
+                }
+                None => vec![],
+            },
             By::Unit(unit) => find::unit(&at.root, unit, &mut self.folder)?,
         };
         let retired = &mut self.retired;
@@ -308,7 +357,32 @@ impl Watched {
         });
         *known = known.saturating_sub(before - self.members.len());
         self.adopt(&pids, at, known);
-        Ok(())
+        match stale {
+            true => Err(Missing::Gone),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the process that has this number is another than the file means:
+    /// the same file named one that started at another time, or it was written
+    /// long before this one started.
+    fn is_stale(&mut self, pid: u32, mark: Mark, at: &Watchman, now: Stamp) -> bool {
+        if self.members.iter().any(|one| one.pid == pid) {
+            return false;
+        }
+        let Ok(process) = Process::open(&at.proc, pid) else {
+            return false;
+        };
+        let start = process.stat.start;
+        let other =
+            |(before, of, then): (Mark, u32, u64)| before == mark && of == pid && then != start;
+        let started_ns = start as f64 / ticks_per_second() * 1e9;
+        let stale =
+            self.named.is_some_and(other) || mark.is_before(started_ns as u64, &at.root, now);
+        if !stale {
+            self.named = Some((mark, pid, start));
+        }
+        stale
     }
 
     /// Takes in what a look through `/proc` found for it.

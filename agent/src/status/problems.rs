@@ -49,6 +49,13 @@ const DROPPED: u64 = 100;
 /// A device that was plugged in again, or a board that starts with the gateway, is open by then.
 const SERIAL_PATIENCE_S: f64 = 30.0;
 
+/// A described gauge without a value is worth a word after so many of its
+/// intervals, and not before [`SERIAL_PATIENCE_S`].
+const ABSENT_INTERVALS: f64 = 3.0;
+
+/// Described gauges that have a line each; of more only the names are said.
+const DESCRIBED: usize = 8;
+
 /// Bad runs that are no news: noise while a cable is plugged in.
 const NOISE: u64 = 10;
 
@@ -142,6 +149,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         ));
     }
     processes(status, &mut found);
+    described(status, &mut found);
     missing(status, &mut found);
     let agent = &status.agent;
     if agent.overruns >= OVERRUNS && agent.overruns > agent.ticks / 100 {
@@ -574,15 +582,86 @@ fn left_out(status: &Status, found: &mut Vec<Problem>) {
 
 /// Other programs that are watched.
 fn processes(status: &Status, found: &mut Vec<Problem>) {
-    let down = |g: &&GaugeStatus| g.name == "sonde.process.count" && g.value == Some(0.0);
-    for gauge in status.gauges.iter().filter(down) {
+    let counts = |g: &&GaugeStatus| g.name == "sonde.process.count";
+    for gauge in status.gauges.iter().filter(counts) {
         let Some(name) = gauge.attributes.get(WATCHED) else {
             continue;
         };
+        let part = format!("process {name}");
+        match &gauge.missing {
+            // Its absence is told once, so that its age is how long it lasts.
+            Some(reason) if gauge.age_s >= SERIAL_PATIENCE_S => {
+                let why = gauge.why.as_deref().unwrap_or_default();
+                let colon = if why.is_empty() { "" } else { ": " };
+                found.push(warning(
+                    part,
+                    format!(
+                        "Whether it runs could not be told for {} ({reason}){colon}{why}. Correct [process.{name}].",
+                        duration(gauge.age_s)
+                    ),
+                ));
+            }
+            None if gauge.value == Some(0.0) => found.push(warning(
+                part,
+                "It is watched and does not run. Start it, or look why it ended; \
+                 if it should not run, remove its [process] table.",
+            )),
+            _ => {}
+        }
+    }
+}
+
+/// Gauges that the configuration describes and that give no value.
+fn described(status: &Status, found: &mut Vec<Problem>) {
+    let overdue = |g: &&GaugeStatus| {
+        let patience = g.interval_s.unwrap_or_default() * ABSENT_INTERVALS;
+        g.value.is_none()
+            && g.absent_s
+                .is_some_and(|s| s >= patience.max(SERIAL_PATIENCE_S))
+    };
+    // Several series of one table are one line.
+    let mut tables: Vec<(&str, &GaugeStatus)> = Vec::new();
+    for gauge in status.gauges.iter().filter(overdue) {
+        let table = gauge.table.as_deref().unwrap_or_default();
+        if !tables.iter().any(|(known, _)| *known == table) {
+            tables.push((table, gauge));
+        }
+    }
+    for (table, gauge) in tables.iter().take(DESCRIBED) {
+        let reason = gauge.missing.as_deref().unwrap_or("nothing came");
+        let why = match gauge.why.as_deref() {
+            Some(why) if !why.is_empty() => format!(": {}", why.trim_end_matches('.')),
+            _ => String::new(),
+        };
+        let advice = match reason {
+            "denied" => "Let the agent's user read it",
+            "unsupported" => "Correct where it is read, or remove the table",
+            "timeout" => "Look at what hangs, or raise its timeout",
+            "first" => "Let a program push it, or remove the table",
+            _ => "Mend what says it, or how it is read",
+        };
         found.push(warning(
-            format!("process {name}"),
-            "It is watched and does not run. Start it, or look why it ended; \
-             if it should not run, remove its [process] table.",
+            table.replacen('.', " ", 1),
+            format!(
+                "{} has had no value for {} ({reason}){why}. {advice}: [{table}].",
+                gauge.name,
+                duration(gauge.absent_s.unwrap_or_default())
+            ),
+        ));
+    }
+    let rest: Vec<&str> = tables
+        .iter()
+        .skip(DESCRIBED)
+        .map(|(table, _)| *table)
+        .collect();
+    if !rest.is_empty() {
+        found.push(warning(
+            "gauges",
+            format!(
+                "{} more that the configuration describes have no value: {}. See `sonde status --json`.",
+                rest.len(),
+                rest.join(", ")
+            ),
         ));
     }
 }
@@ -596,9 +675,8 @@ fn missing(status: &Status, found: &mut Vec<Problem>) {
     let unexpected = |reason: &str| !matches!(reason, "first" | "unsupported");
     let mut names = Vec::new();
     let mut series = 0_usize;
-    let ended = |g: &&GaugeStatus| {
-        g.missing.as_deref() == Some("gone") && g.attributes.contains_key(WATCHED)
-    };
+    // These have lines of their own.
+    let ended = |g: &&GaugeStatus| g.table.is_some() || g.attributes.contains_key(WATCHED);
     for gauge in status.gauges.iter().filter(|g| !ended(g)) {
         if let Some(reason) = gauge.missing.as_deref().filter(|reason| unexpected(reason)) {
             series += 1;
@@ -614,7 +692,7 @@ fn missing(status: &Status, found: &mut Vec<Problem>) {
             "gauges",
             format!(
                 "{series} of {} series can not be read, such as {}. \
-                 See `sonde status --json` for all; `denied` wants a permission, `timeout` a look at the device.",
+                 See `sonde status --json` for all; `denied` wants a permission, the rest a look at the device.",
                 status.gauges.len(),
                 names.join(", ")
             ),
@@ -881,6 +959,67 @@ mod tests {
             ..count(0.0)
         }));
         check(&status, &[("warning", "process broker")]);
+    }
+
+    #[test]
+    fn a_watched_process_of_which_nothing_can_be_told_is_one_problem_with_the_reason() {
+        let mut status = sample::fine();
+        let by = [(WATCHED, "broker")];
+        let absent = |age_s| GaugeStatus {
+            value: None,
+            missing: Some("garbage".into()),
+            why: Some("/run/broker.pid holds no process number".into()),
+            age_s,
+            ..sample::gauge("sonde.process.count", "{process}", &by, 0.0)
+        };
+        status.gauges.extend((0..9).map(|_| GaugeStatus {
+            name: "process.uptime".into(),
+            ..absent(31.0)
+        }));
+        status.gauges.push(absent(29.0));
+        check(&status, &[]);
+        status.gauges.pop();
+        status.gauges.push(absent(30.0));
+        check(&status, &[("warning", "process broker")]);
+        let said = &problems(&status)[0].message;
+        assert!(said.contains("(garbage): /run/broker.pid holds"), "{said}");
+    }
+
+    #[test]
+    fn each_described_gauge_without_a_value_is_a_problem_after_three_intervals() {
+        let absent = |table: &str, reason: &str, interval_s, absent_s| GaugeStatus {
+            value: None,
+            missing: Some(reason.into()),
+            why: Some("/run/pmup: No such file or directory (os error 2)".into()),
+            table: Some(format!("gauge.{table}")),
+            interval_s: Some(interval_s),
+            absent_s: Some(absent_s),
+            ..sample::gauge("pump.pressure", "bar", &[], 0.0)
+        };
+        let mut status = sample::fine();
+        status.gauges.push(absent("a", "garbage", 1.0, 29.0));
+        status.gauges.push(absent("b", "timeout", 20.0, 59.0));
+        status.gauges.push(absent("c", "gone", 20.0, 59.0));
+        check(&status, &[]);
+        status
+            .gauges
+            .push(absent("inlet", "unsupported", 20.0, 60.0));
+        status.gauges.push(absent("inlet", "gone", 20.0, 60.0));
+        check(&status, &[("warning", "gauge inlet")]);
+        let said = &problems(&status)[0].message;
+        assert!(
+            said.contains(
+                "pump.pressure has had no value for 1m 0s (unsupported): /run/pmup: No such"
+            ) && said.ends_with("or remove the table: [gauge.inlet]."),
+            "{said}"
+        );
+        for n in 0..20 {
+            status
+                .gauges
+                .push(absent(&format!("n{n}"), "gone", 1.0, 99.0));
+        }
+        assert_eq!(problems(&status).len(), DESCRIBED + 1);
+        assert!(problems(&status)[DESCRIBED].message.starts_with("13 more"));
     }
 
     #[test]

@@ -249,6 +249,8 @@ pub(crate) fn gauge(
         missing: None,
         why: None,
         table: None,
+        interval_s: None,
+        absent_s: None,
         age_s: 1.0,
     }
 }

@@ -317,7 +317,7 @@ impl Work {
         let started = shared.setup.clock.boot_ns();
         let mut environment = self.environment(job, &Carried::default());
         environment.retain(|(name, _)| name != "SONDE_JOB");
-        let result = self.perform(job, vector, environment).await;
+        let result = self.perform(job, vector, environment, true).await;
         let took = shared.setup.clock.boot_ns().saturating_sub(started);
         Ended {
             outcome: result.outcome,
@@ -334,6 +334,7 @@ impl Work {
         job: &Arc<Job>,
         vector: Vec<String>,
         environment: Vec<(String, String)>,
+        flood_ends: bool,
     ) -> run::Result {
         let shared = &self.0;
         let mark = mark();
@@ -346,6 +347,7 @@ impl Work {
             job: job.clone(),
             vector,
             mark,
+            flood_ends,
             stop: shared.stop.clone(),
             stop_within: Box::new({
                 let work = self.clone();
@@ -427,7 +429,7 @@ impl Admitted {
         let events = &shared.setup.events;
         events.emit_in(Some(context.clone()), event::name::JOB_START, &[], &said);
         let environment = work.environment(&job, &carried);
-        let result = work.perform(&job, vector.clone(), environment).await;
+        let result = work.perform(&job, vector.clone(), environment, false).await;
         let ended = shared.setup.clock.now();
         let duration = Duration::from_nanos(ended.boot_ns.saturating_sub(started.boot_ns));
         trace::within(&context, || {

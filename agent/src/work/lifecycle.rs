@@ -28,6 +28,8 @@ pub enum Event {
     Exited(Exit),
     /// Both output streams were read to their end.
     Drained,
+    /// It printed more than it may, and has nothing else to do.
+    Flooded,
     /// The answer to [`Action::Survey`]: whether processes of the run are left.
     Left(bool),
     /// The agent ends; what is running has this long.
@@ -135,6 +137,7 @@ impl Lifecycle {
                 self.drained = true;
                 self.settle(now)
             }
+            Event::Flooded => self.flooded(now),
             Event::Left(left) => {
                 self.left = Some(left);
                 self.settle(now)
@@ -200,6 +203,20 @@ impl Lifecycle {
                 }
                 _ => vec![],
             },
+            _ => vec![],
+        }
+    }
+
+    /// Whatever else it would print is not read: there is nothing to wait for.
+    fn flooded(&mut self, now: Duration) -> Vec<Action> {
+        match self.phase {
+            Phase::Running { .. } | Phase::Ending { .. } => {
+                self.phase = Phase::Killed {
+                    outcome: Outcome::TimedOut,
+                    leave_at: now + LINGER,
+                };
+                vec![Action::Kill]
+            }
             _ => vec![],
         }
     }

@@ -109,7 +109,7 @@ pub enum Outcome {
     Exited(i32),
     /// By this signal, which the agent did not send.
     Signalled(i32),
-    /// Its time was up, and it was ended.
+    /// Its time was up, or it printed more than it may, and it was ended.
     TimedOut,
     /// It could not be started; why.
     NotStarted(String),

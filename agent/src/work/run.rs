@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub(super) struct Assignment {
     pub environment: Vec<(String, String)>,
     pub launcher: Option<PathBuf>,
     pub mark: String,
+    /// It is over when it has printed more than its limit; else that is read and counted.
+    pub flood_ends: bool,
     pub stop: CancellationToken,
     /// How long the run has when that is cancelled.
     pub stop_within: Box<dyn Fn() -> Duration + Send + Sync>,
@@ -110,11 +113,18 @@ pub(super) async fn perform(with: Assignment, cgroup: Option<RunGroup>) -> Resul
     let limit = with.job.output_limit;
     let (mut out, mut err) = (Capture::new(limit), Capture::new(limit));
     let mut watch = Watch::new(&processes);
+    let flood = Notify::new();
+    let full = with.flood_ends.then_some(&flood);
     let outcome = {
-        let drained =
-            async { tokio::join!(drain(&mut stdout, &mut out), drain(&mut stderr, &mut err)) };
+        let drained = async {
+            tokio::join!(
+                drain(&mut stdout, &mut out, full),
+                drain(&mut stderr, &mut err, full)
+            )
+        };
         let mut drained = pin!(drained);
         let mut is_drained = false;
+        let mut is_flooded = false;
         let mut is_stopped = false;
         let mut has_exited = false;
         let started = Instant::now();
@@ -150,6 +160,10 @@ pub(super) async fn perform(with: Assignment, cgroup: Option<RunGroup>) -> Resul
                     is_drained = true;
                     Some(Event::Drained)
                 }
+                () = flood.notified(), if !is_flooded => {
+                    is_flooded = true;
+                    Some(Event::Flooded)
+                }
                 () = with.stop.cancelled(), if !is_stopped => {
                     is_stopped = true;
                     Some(Event::Stop((with.stop_within)()))
@@ -178,14 +192,19 @@ pub(super) async fn perform(with: Assignment, cgroup: Option<RunGroup>) -> Resul
     }
 }
 
-/// Reads a stream to its end, whatever comes.
-async fn drain(stream: &mut Receiver, capture: &mut Capture) {
+/// Reads a stream to its end, whatever comes; or, where somebody wants to hear
+/// of it, until there is more than is kept.
+async fn drain(stream: &mut Receiver, capture: &mut Capture, full: Option<&Notify>) {
     let mut piece = [0; PIECE];
     let mut flood = 0;
     // An error is an end too: of a pipe there is nothing else to read.
     while let Ok(count @ 1..) = stream.read(&mut piece).await {
         capture.push(piece.get(..count).unwrap_or_default());
         if capture.is_full() {
+            if let Some(full) = full {
+                full.notify_one();
+                return;
+            }
             flood += count;
         }
         if flood >= FLOOD {

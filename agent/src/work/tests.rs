@@ -206,6 +206,21 @@ async fn a_flood_is_bounded_and_ends_with_the_timeout() {
 }
 
 #[tokio::test]
+async fn a_measuring_command_that_floods_is_ended_at_its_limit_and_not_read_on() {
+    for script in ["yes", "yes >&2", "trap '' TERM; yes"] {
+        let mut job = shell("flood", script);
+        job.timeout = HANG * 2;
+        let (work, _) = desk(&[]);
+        let ended = timeout(HANG, work.measure(&std::sync::Arc::new(job)))
+            .await
+            .unwrap();
+        assert_eq!(ended.outcome, Outcome::TimedOut, "{script}");
+        let read = ended.output.stdout.total() + ended.output.stderr.total();
+        assert!((4097..=16_384).contains(&read), "{script}: {read}");
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_a_flood_is_kept() {
     let (ended, _) = run_of(shell("flood", "yes | head -c 300000; echo last words")).await;
     assert_eq!(ended.outcome, Outcome::Exited(0));

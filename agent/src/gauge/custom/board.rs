@@ -13,6 +13,7 @@ use super::definition::{Absence, Definition, Origin};
 use super::push::Admission;
 use crate::gauge::{Attribute, Missing, Readings, Series, SeriesId, Value};
 use crate::status::GaugeStatus;
+use crate::status::words::duration;
 use crate::work::job::Job;
 
 /// A command is started this much before its tick, or twice its last duration …
@@ -43,8 +44,10 @@ pub(super) struct Entry {
     pub(super) definition: Definition,
     /// When it is read next, or what was pushed is told next.
     next_ns: u64,
-    /// Its command is under way.
-    running: bool,
+    /// Its command is under way since then.
+    running: Option<u64>,
+    /// When it was configured.
+    since_ns: u64,
     /// How long its command took last.
     took: Duration,
     /// One, or one for each set of attributes that was pushed.
@@ -66,6 +69,8 @@ pub(super) struct Slot {
     heard_ns: Option<u64>,
     /// It has had a value.
     had: bool,
+    /// Since when it has none; `None`: it has one.
+    absent_ns: Option<u64>,
 }
 
 /// A file that is due.
@@ -144,11 +149,13 @@ impl Custom {
 
     /// What the status adds: why a gauge has no value, and gauges to which
     /// nothing was pushed yet.
-    pub fn annotate(&self, gauges: &mut Vec<GaugeStatus>) {
+    pub fn annotate(&self, now_ns: u64, gauges: &mut Vec<GaugeStatus>) {
         let board = self.lock();
         for (name, entry) in &board.gauges {
             let gauge = &entry.definition.gauge;
             let table = || Some(format!("gauge.{name}"));
+            let interval_s = Some(entry.definition.interval.as_secs_f64());
+            let seconds = |since: u64| now_ns.saturating_sub(since) as f64 / 1e9;
             for slot in &entry.slots {
                 let same = |shown: &&mut GaugeStatus| {
                     shown.name == gauge.name && shown.attributes == slot.attributes
@@ -157,9 +164,16 @@ impl Custom {
                     shown.table = table();
                     let absent = shown.missing.is_some() && !slot.why.is_empty();
                     shown.why = absent.then(|| slot.why.clone());
+                    if let (Some(began), None) = (entry.running, slot.heard_ns) {
+                        let ago = duration(seconds(began));
+                        shown.why = Some(format!("it is being run, since {ago}"));
+                    }
+                    shown.interval_s = interval_s;
+                    shown.absent_s = slot.absent_ns.map(seconds);
                 }
             }
-            if entry.slots.is_empty() {
+            if let (Origin::Push { expires, .. }, []) = (&entry.definition.origin, &*entry.slots) {
+                let due = entry.since_ns.saturating_add(nanos(*expires));
                 gauges.push(GaugeStatus {
                     name: gauge.name.to_string(),
                     unit: gauge.unit.to_string(),
@@ -169,6 +183,8 @@ impl Custom {
                     missing: Some(Missing::First.as_str().into()),
                     why: Some("nothing was pushed yet".into()),
                     table: table(),
+                    interval_s,
+                    absent_s: Some(seconds(due)),
                     age_s: 0.0,
                 });
             }
@@ -233,7 +249,7 @@ impl Custom {
             let Origin::Command(job, _) = &entry.definition.origin else {
                 return None;
             };
-            entry.running = true;
+            entry.running = Some(now_ns);
             // The tick that this run is for is not another's.
             entry.next_ns = after(entry.next_ns.max(now_ns), entry.definition.interval);
             Some((name.clone(), job.clone()))
@@ -271,7 +287,7 @@ impl Custom {
         if !Arc::ptr_eq(of, job) {
             return;
         }
-        entry.running = false;
+        entry.running = None;
         entry.took = took;
         *longest = (*longest).max(Some(took));
         let Some(printed) = printed else {
@@ -295,18 +311,20 @@ impl Entry {
     fn new(definition: Definition, now_ns: u64) -> Self {
         let slots = match &definition.origin {
             Origin::Push { .. } => Vec::new(),
-            Origin::File(..) => vec![Slot::new(definition.attributes.clone(), "")],
+            Origin::File(..) => vec![Slot::new(definition.attributes.clone(), "", now_ns)],
             Origin::Command(..) => {
                 vec![Slot::new(
                     definition.attributes.clone(),
                     "it has not run yet",
+                    now_ns,
                 )]
             }
         };
         Self {
             definition,
             next_ns: now_ns,
-            running: false,
+            running: None,
+            since_ns: now_ns,
             took: Duration::ZERO,
             slots,
         }
@@ -321,7 +339,7 @@ impl Entry {
     /// When its command starts, so that it is done at its tick.
     fn starts_ns(&self) -> Option<u64> {
         let command = matches!(self.definition.origin, Origin::Command(..));
-        if !command || self.running {
+        if !command || self.running.is_some() {
             return None;
         }
         let lead = (self.took * 2).max(LEAD).min(self.definition.interval / 2);
@@ -334,6 +352,7 @@ impl Entry {
         for slot in &mut self.slots {
             if slot.heard_ns.is_some_and(too_old) {
                 slot.heard_ns = None;
+                slot.absent_ns.get_or_insert(now_ns);
                 slot.fresh = Some(Err(Missing::Gone));
                 slot.why = format!("nothing was pushed for {expires:?}");
             }
@@ -360,7 +379,7 @@ impl Entry {
 
 impl Slot {
     /// `why`: what is said until there is a value; empty: nothing.
-    pub(super) fn new(attributes: BTreeMap<String, String>, why: &str) -> Self {
+    pub(super) fn new(attributes: BTreeMap<String, String>, why: &str, now_ns: u64) -> Self {
         Self {
             attributes,
             id: None,
@@ -368,6 +387,7 @@ impl Slot {
             why: why.to_owned(),
             heard_ns: None,
             had: false,
+            absent_ns: Some(now_ns),
         }
     }
 
@@ -379,12 +399,14 @@ impl Slot {
                 self.fresh = Some(Ok(value));
                 self.why.clear();
                 self.had = true;
+                self.absent_ns = None;
             }
             Err((missing, why)) => {
                 // What was there before and is not any more is gone.
                 let gone = missing == Missing::Unsupported && self.had;
                 self.fresh = Some(Err(if gone { Missing::Gone } else { missing }));
                 self.why = why;
+                self.absent_ns.get_or_insert(now_ns);
             }
         }
     }

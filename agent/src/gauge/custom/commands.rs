@@ -3,7 +3,7 @@
 //!
 //! The programs are processes as those of jobs are: no shell, a process group
 //! (and a cgroup where there is one) that is killed at the timeout, output
-//! within a limit. A gauge's program never runs twice at once.
+//! within a limit: one that passes it is killed at once. A gauge's program never runs twice at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +72,10 @@ async fn once(custom: Custom, work: Work, clock: Clock, name: String, job: Arc<J
 /// Whether what it printed can be believed; `None`: the agent ended it.
 fn judged(ended: &Ended, limit: usize) -> Option<Result<(), Absence>> {
     let because = |missing: Missing, why: String| Some(Err((missing, why)));
+    let omitted = ended.output.stdout.omitted + ended.output.stderr.omitted;
     match &ended.outcome {
         Outcome::Interrupted => None,
-        Outcome::Exited(0) | Outcome::TimedOut if ended.output.stdout.omitted > 0 => because(
+        Outcome::Exited(0) | Outcome::TimedOut if omitted > 0 => because(
             Missing::Garbage,
             format!("it printed more than output_limit allows ({limit} bytes)"),
         ),

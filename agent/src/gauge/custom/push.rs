@@ -184,7 +184,7 @@ impl Board {
         match known.and_then(|at| entry.slots.get_mut(at)) {
             Some(slot) => slot.set(value, now_ns),
             None => {
-                let mut slot = Slot::new(attributes, "");
+                let mut slot = Slot::new(attributes, "", now_ns);
                 slot.set(value, now_ns);
                 entry.slots.push(slot);
             }

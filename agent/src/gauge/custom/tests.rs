@@ -228,12 +228,22 @@ fn the_status_says_what_was_never_pushed_and_why_a_value_is_missing() {
     let mut gauges = vec![crate::status::sample::gauge("b", "1", &[], 0.0)];
     gauges[0].value = None;
     gauges[0].missing = Some("garbage".into());
-    custom.annotate(&mut gauges);
+    custom.annotate(40 * S, &mut gauges);
     assert_eq!(gauges[0].why.as_deref(), Some("-1 is less than 0"));
     assert_eq!(gauges[0].table.as_deref(), Some("gauge.b"));
     assert_eq!(gauges[1].name, "line.speed");
     assert_eq!(gauges[1].missing.as_deref(), Some("first"));
     assert_eq!(gauges[1].why.as_deref(), Some("nothing was pushed yet"));
+    // Since it was pushed wrongly; since it should have been pushed.
+    assert_eq!(gauges[0].absent_s, Some(39.0));
+    assert_eq!(gauges[1].absent_s, Some(0.0));
+    custom.push(push("b", 1, &[]), 50 * S).unwrap();
+    gauges.pop();
+    custom.annotate(60 * S, &mut gauges);
+    assert_eq!(gauges[0].absent_s, None);
+    gauges.pop();
+    custom.annotate(70 * S, &mut gauges);
+    assert_eq!(gauges[1].absent_s, Some(10.0));
 }
 
 fn commanded(seconds: u64) -> Definition {
@@ -250,7 +260,15 @@ fn commanded(seconds: u64) -> Definition {
 fn a_command_starts_at_once_then_shortly_before_its_ticks_and_never_twice_at_once() {
     let custom = configured(&[("c", commanded(10))]);
     let start = |now| custom.commands_due(now, 4).pop();
+    let mut gauges = vec![crate::status::sample::gauge("c", "1", &[], 0.0)];
+    gauges[0].missing = Some("first".into());
+    let mut why = |now| {
+        custom.annotate(now, &mut gauges);
+        gauges[0].why.clone().unwrap()
+    };
+    assert_eq!(why(0), "it has not run yet");
     let (name, job) = start(0).unwrap();
+    assert_eq!(why(12 * S), "it is being run, since 12s");
     assert!(start(60 * S).is_none());
     assert_eq!(custom.next_command(), None);
     let ran = |took: u64, now| {
@@ -398,7 +416,7 @@ fn a_file_that_vanishes_is_gone() {
     assert_eq!(disk.read(&custom, 10 * S)[0].1, Err(Missing::Gone));
     let mut gauges = vec![crate::status::sample::gauge("f", "1", &[], 0.0)];
     gauges[0].missing = Some("gone".into());
-    custom.annotate(&mut gauges);
+    custom.annotate(40 * S, &mut gauges);
     let why = gauges[0].why.clone().unwrap();
     assert!(why.starts_with("/f: No such file"), "{why}");
 }

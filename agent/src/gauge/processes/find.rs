@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
@@ -21,6 +22,7 @@ use super::super::Missing;
 use super::super::file::KernelFile;
 use super::By;
 use super::one::{gone, read};
+use crate::frame::Stamp;
 
 /// Processes that one look sees: what a gateway never has.
 const MAX_SEEN: usize = 10_000;
@@ -116,16 +118,54 @@ pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The number in a file; `None`: the file is not there, so nothing runs.
-pub(super) fn pid_file(path: &Path) -> Result<Option<u32>, Missing> {
-    let text = match list(path, 64) {
-        Ok(text) => text,
+/// A file as it was written: its inode, and the wall time of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    inode: u64,
+    unix_ns: i128,
+}
+
+/// A number that was used again sooner is not noticed …
+const REUSED_NS: i128 = 90_000_000_000;
+/// … which leaves room for how late in a boot [`EARLY`] files come.
+const EARLY_NS: i128 = 60_000_000_000;
+/// Made once in a boot, early, and never touched again.
+const EARLY: [&str; 2] = ["run/systemd/inaccessible/reg", "dev/null"];
+
+impl Mark {
+    fn of(file: &std::fs::Metadata) -> Self {
+        Self {
+            inode: file.ino(),
+            unix_ns: i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec()),
+        }
+    }
+
+    /// Whether it was written well before a moment since boot. A file's time is
+    /// the wall clock's, which many gateways set only after the start; so this
+    /// is believed only where something shows that it was right all along.
+    pub(super) fn is_before(self, boot_ns: u64, root: &Path, now: Stamp) -> bool {
+        let booted = i128::from(now.unix_ns) - i128::from(now.boot_ns);
+        let since_boot = |mark: Mark| mark.unix_ns - booted;
+        let kept = |early: &&str| {
+            let file = std::fs::symlink_metadata(root.join(early));
+            // Whole seconds may be cut off.
+            file.is_ok_and(|file| (-2_000_000_000..EARLY_NS).contains(&since_boot(Mark::of(&file))))
+        };
+        since_boot(self) + REUSED_NS < i128::from(boot_ns) && EARLY.iter().any(kept)
+    }
+}
+
+/// The number in a file, and which file; `None`: it is not there, so nothing runs.
+pub(super) fn pid_file(path: &Path) -> Result<Option<(u32, Mark)>, Missing> {
+    let (text, file) = match list_of(path, 64) {
+        Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Missing::of(&error)),
     };
     let mut words = text.split(u8::is_ascii_whitespace);
     let word = words.find(|word| !word.is_empty()).unwrap_or_default();
-    number(word).map(Some).ok_or(Missing::Garbage)
+    let pid = number(word).ok_or(Missing::Garbage)?;
+    Ok(Some((pid, Mark::of(&file))))
 }
 
 /// The numbers of a unit's processes; none: it does not run. `folder` keeps
@@ -202,11 +242,16 @@ fn folders(folder: &Path, is: impl Fn(&[u8]) -> bool) -> Vec<PathBuf> {
 
 /// A small file's bytes; a pipe or a terminal in its place does not hold anybody up.
 fn list(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    list_of(path, limit).map(|(bytes, _)| bytes)
+}
+
+fn list_of(path: &Path, limit: u64) -> std::io::Result<(Vec<u8>, std::fs::Metadata)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok((bytes, metadata))
 }
 
 /// A process' number.

@@ -473,6 +473,84 @@ fn what_a_look_could_not_tell_is_not_known_at_the_ticks_without_one_either() {
 }
 
 #[test]
+fn a_number_that_another_process_got_is_not_believed_while_the_file_stays_as_it_was() {
+    let mut rig = rig(&[("d", By::PidFile("/run/d.pid".into()))]);
+    rig.process(70, "d", 100, 5, 0);
+    rig.write("run/d.pid", "70\n");
+    rig.tick(10);
+    assert_eq!(rig.count("d"), Some(Ok(1.0)));
+    rig.end(70);
+    rig.process(70, "other", 10_050, 5, 0);
+    rig.tick(10);
+    assert_eq!(rig.count("d"), Some(Err(Missing::Gone)));
+    assert_eq!(rig.user("d"), Some(Err(Missing::Gone)));
+    assert_eq!(rig.get("sonde.process.restarts", "d"), Some(Ok(0.0)));
+    // It is said once, and why.
+    rig.tick(10);
+    assert_eq!(rig.count("d"), None);
+    let by = [("sonde.process.name", "d")];
+    let mut status = [crate::status::sample::gauge(
+        "sonde.process.count",
+        "{process}",
+        &by,
+        0.0,
+    )];
+    status[0].missing = Some("gone".into());
+    annotate(&rig.config.borrow(), &mut status);
+    let why = status[0].why.clone().unwrap();
+    assert!(why.starts_with("/run/d.pid is stale"), "{why}");
+    // Who writes it anew means it.
+    fs::remove_file(rig.root.path().join("run/d.pid")).unwrap();
+    rig.tick(10);
+    rig.write("run/d.pid", "70");
+    rig.tick(10);
+    assert_eq!(rig.count("d"), Some(Ok(1.0)));
+}
+
+#[test]
+fn a_pid_file_from_before_its_process_is_stale_unless_the_clock_was_set_meanwhile() {
+    // Booted at this second; now it is 10,000 s later.
+    const BOOT_S: u64 = 1_700_000_000;
+    let at = |path: std::path::PathBuf, unix_s: u64| {
+        let file = fs::File::options().append(true).open(path).unwrap();
+        let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix_s);
+        file.set_modified(when).unwrap();
+    };
+    for (early_s, written_s, start_s, stale) in [
+        // Left from the boot before.
+        (5, -3600, 100, true),
+        // Of this boot, and the process came long after.
+        (5, 50, 200, true),
+        // As it is.
+        (5, 200, 199, false),
+        // Within what the clock may have been off.
+        (5, 150, 200, false),
+        // The clock was set after the file was written.
+        (-1_000_000, -999_900, 100, false),
+        (-30, -20, 100, false),
+        (100_000, -3600, 100, false),
+    ] {
+        let mut rig = rig(&[("d", By::PidFile("/run/d.pid".into()))]);
+        rig.now.unix_ns = (BOOT_S + 10_000) * SECOND;
+        rig.process(70, "d", start_s, 5, 0);
+        for (path, seconds) in [("dev/null", early_s), ("run/d.pid", written_s)] {
+            rig.write(path, "70");
+            at(
+                rig.root.path().join(path),
+                BOOT_S.saturating_add_signed(seconds),
+            );
+        }
+        rig.tick(0);
+        let expected = if stale { Err(Missing::Gone) } else { Ok(1.0) };
+        assert_eq!(
+            rig.count("d"),
+            Some(expected),
+            "{early_s} {written_s} {start_s}"
+        );
+    }
+}
+
+#[test]
 fn a_reload_changes_what_is_watched_and_forgets_nothing_that_stays() {
     let mut rig = rig(&[("p", named("p")), ("q", named("q"))]);
     rig.process(70, "p", 100, 5, 0);
