@@ -55,6 +55,9 @@ pub struct Status {
     /// Sensors on the gateway's own buses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sensors: Vec<SensorStatus>,
+    /// Sensors that are no longer configured and whose threads hang, with their places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensors_left_behind: Vec<String>,
     /// Serial lines from microcontrollers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serial: Vec<SerialStatus>,
@@ -144,13 +147,20 @@ pub struct SensorStatus {
     pub kind: String,
     /// The bus and the place on it.
     pub place: String,
-    /// `ok`, `absent` or `hangs`.
+    /// `ok`; `partial`: some of its values; `absent`; `hangs`; `waits`: not asked, see `waits_for`.
     pub state: String,
     /// Nanoseconds of the boot clock when that began.
     pub since_boot_ns: u64,
+    /// Values that the last reading had, and should have had.
+    pub values: usize,
+    /// As above.
+    pub of: usize,
     /// Why it gives nothing, or not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// What keeps it from being asked, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Readings with a value.
     pub reads: u64,
     /// Readings that lacked one.

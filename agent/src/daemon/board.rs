@@ -189,6 +189,7 @@ impl Snapshot for Board {
                     .map(Receiver::status)
                     .unwrap_or_default(),
                 sensors: self.sensors.status(),
+                sensors_left_behind: self.sensors.left_behind(),
                 serial: self.serial.status(now.boot_ns),
                 jobs: self.work.status(now),
                 events: self.events.status(),

@@ -6,8 +6,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::Missing;
 
@@ -69,7 +71,7 @@ impl KernelFile {
     fn fill(&mut self, limit: usize, cut: bool) -> io::Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
-            None => File::open(&self.path)?,
+            None => regular(&self.path)?,
         };
         let mut length = 0;
         loop {
@@ -103,13 +105,32 @@ impl KernelFile {
     }
 }
 
+/// Opens a regular file. Another sort is refused, and is not opened: opening a
+/// FIFO waits, and opening a device may do something.
+fn regular(path: &Path) -> io::Result<File> {
+    let special = || io::Error::from(io::ErrorKind::InvalidData);
+    if !path.metadata()?.is_file() {
+        return Err(special());
+    }
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options()
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+        .open(path)?;
+    // Another one may have taken its place.
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(special()),
+    }
+}
+
 /// The text of a small file that is read once, trimmed of blanks and NULs;
 /// `None` if it is not there, empty, longer than 4 KiB or not UTF-8.
 pub fn small(path: &Path) -> Option<String> {
     use std::io::Read as _;
     const LIMIT: u64 = 4096;
     let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
+    let file = regular(path).ok()?;
     let count = file.take(LIMIT + 1).read_to_end(&mut bytes).ok()?;
     if u64::try_from(count).ok()? > LIMIT {
         return None;

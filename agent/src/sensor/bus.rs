@@ -107,6 +107,12 @@ impl Bus {
         self.open > 0
     }
 
+    /// The sensor that it hangs with: they are read in their order.
+    pub fn hangs_with(&self) -> Option<&Settings> {
+        let answered = self.sensors.len().checked_sub(self.open)?;
+        self.sensors.get(answered)
+    }
+
     /// Begins a round; `false`: it hangs.
     pub fn ask(&mut self) -> bool {
         if self.hangs() {

@@ -172,6 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("in_voltage0_raw");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        std::fs::create_dir(folder.path().join("in_voltage1_raw")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("in_voltage2_raw")).unwrap();
+        // A scale that cannot be read must not count as none.
+        std::fs::write(folder.path().join("in_voltage3_raw"), "5").unwrap();
+        std::fs::create_dir(folder.path().join("in_voltage3_scale")).unwrap();
+        let channels: Vec<String> = (0..4).map(|n| format!("in_voltage{n}")).collect();
+        let got = Device::new(folder.path(), &channels).read();
+        assert_eq!(got, [Err(Missing::Garbage); 4]);
+    }
+
+    #[test]
     fn a_channels_name_says_its_unit() {
         for (channel, unit) in [
             ("in_voltage0", Some("V")),

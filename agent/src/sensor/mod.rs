@@ -26,6 +26,10 @@ mod tests;
 /// Buses of one gateway, each a thread.
 pub const MAX_BUSES: usize = 8;
 
+/// Threads beyond those, which hang with sensors of an earlier configuration:
+/// when there are more, a bus is not read before one of them returns.
+pub const MAX_LEFT: usize = 4;
+
 /// Sensors of one gateway.
 pub const MAX_SENSORS: usize = 32;
 
@@ -95,12 +99,32 @@ pub enum Place {
 #[derive(Clone, Debug, Default)]
 pub struct Sensors {
     wanted: Arc<Mutex<Option<Vec<Settings>>>>,
-    shown: Arc<Mutex<Vec<SensorStatus>>>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    sensors: Vec<SensorStatus>,
+    left_behind: Vec<String>,
 }
 
 impl Sensors {
-    /// From the next tick on these are read.
+    /// From the next tick on these are read. What is gone is not shown any more
+    /// at once: without a sensor there are no ticks.
     pub fn configure(&self, wanted: Vec<Settings>) {
+        let mut shown = lock(&self.shown);
+        let Shown {
+            sensors,
+            left_behind,
+        } = &mut *shown;
+        sensors.retain(|one| {
+            let same = |other: &Settings| other.name == one.name && other.kind.place() == one.place;
+            let stays = wanted.iter().any(same);
+            if !stays && one.state == "hangs" {
+                left_behind.push(format!("{} at {}", one.name, one.place));
+            }
+            stays
+        });
         *lock(&self.wanted) = Some(wanted);
     }
 
@@ -109,14 +133,23 @@ impl Sensors {
         lock(&self.wanted).take()
     }
 
-    /// What the last tick found.
-    pub(crate) fn show(&self, sensors: Vec<SensorStatus>) {
-        *lock(&self.shown) = sensors;
+    /// What the last tick found, and which sensors of earlier configurations
+    /// have threads that hang.
+    pub(crate) fn show(&self, sensors: Vec<SensorStatus>, left_behind: Vec<String>) {
+        *lock(&self.shown) = Shown {
+            sensors,
+            left_behind,
+        };
     }
 
     /// For people.
     pub fn status(&self) -> Vec<SensorStatus> {
-        lock(&self.shown).clone()
+        lock(&self.shown).sensors.clone()
+    }
+
+    /// Sensors that are no longer configured and whose threads hang.
+    pub fn left_behind(&self) -> Vec<String> {
+        lock(&self.shown).left_behind.clone()
     }
 }
 

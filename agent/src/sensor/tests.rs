@@ -21,6 +21,8 @@ type Seen = (String, Result<f64, Missing>);
 /// What a sensor does when it is read.
 enum Step {
     Gives(Result<f64, Missing>),
+    /// Once.
+    GivesAll(Vec<Result<f64, Missing>>),
     /// Nothing, until the test lets it go on.
     Hangs(Receiver<()>),
     /// Its device cannot be opened.
@@ -42,11 +44,12 @@ struct Fake {
 
 impl Bench {
     fn set(&self, name: &str, steps: impl IntoIterator<Item = Step>) {
+        self.set_at(&tmp(name).kind.place(), steps);
+    }
+
+    fn set_at(&self, place: &str, steps: impl IntoIterator<Item = Step>) {
         let steps = steps.into_iter().collect();
-        self.scripts
-            .lock()
-            .unwrap()
-            .insert(tmp(name).kind.place(), steps);
+        self.scripts.lock().unwrap().insert(place.into(), steps);
     }
 
     fn next(&self, place: &str) -> Option<Step> {
@@ -91,6 +94,7 @@ impl Driver for Fake {
     fn read(&mut self) -> Vec<Result<f64, Missing>> {
         match self.bench.next(&self.place) {
             Some(Step::Gives(value)) => vec![value],
+            Some(Step::GivesAll(values)) => values,
             Some(Step::Hangs(gate)) => {
                 let _ = gate.recv();
                 vec![Ok(0.0)]
@@ -111,6 +115,15 @@ fn tmp(name: &str) -> Settings {
             address: 0x48 + number.parse::<u8>().unwrap(),
         }),
     }
+}
+
+/// A device of the kernel, and its place.
+fn iio(name: &str, channels: usize) -> (Settings, String) {
+    let channels = (0..channels).map(|n| format!("in_voltage{n}")).collect();
+    let kind = Kind::Iio(format!("/sys/bus/iio/devices/{name}").into(), channels);
+    let name = name.to_owned();
+    let place = kind.place();
+    (Settings { name, kind }, place)
 }
 
 fn gate() -> (Sender<()>, Step) {
@@ -161,9 +174,13 @@ impl Rig {
         Ok(all)
     }
 
-    fn state(&self, name: &str) -> String {
+    fn status(&self, name: &str) -> SensorStatus {
         let all = self.sensors.status();
-        all.iter().find(|s| s.name == name).unwrap().state.clone()
+        all.into_iter().find(|s| s.name == name).unwrap()
+    }
+
+    fn state(&self, name: &str) -> String {
+        self.status(name).state
     }
 }
 
@@ -200,6 +217,9 @@ fn a_bus_that_hangs_is_a_timeout_alone_and_recovers_without_a_second_thread() {
         assert_eq!(seen[..2], [is("a-0", late), is("a-1", late)]);
     }
     assert_eq!(rig.state("a-0"), "hangs");
+    assert_eq!(rig.state("a-1"), "waits");
+    let why = rig.status("a-1").waits_for.unwrap();
+    assert_eq!(why, "sensor a-0 hangs on its bus");
     assert_eq!(rig.bench.asked("a-0"), 1, "asked again while it hung");
     // The other bus may be late by chance, never for good.
     while rig.tick().unwrap()[2] != is("b-0", Ok(3.0)) {}
@@ -274,11 +294,98 @@ fn a_reload_adds_and_removes_and_keeps_away_from_a_bus_that_hangs() {
         0,
         "a second thread on a bus that hangs"
     );
+    let why = rig.status("a-1").waits_for.unwrap();
+    assert_eq!(why, "sensor a-0, no longer configured, hangs on its bus");
+    assert_eq!(rig.sensors.left_behind(), ["a-0 at a 0x48"]);
     open.send(()).unwrap();
     while rig.tick().unwrap() != [is("a-1", Ok(2.0)), is("b-0", Ok(3.0))] {}
+    assert_eq!(rig.status("a-1").waits_for, None);
+    assert!(rig.sensors.left_behind().is_empty());
     rig.sensors.configure(Vec::new());
     assert_eq!(rig.tick(), Err(Missing::Unsupported));
     assert!(rig.sensors.status().is_empty());
+}
+
+#[test]
+fn a_device_of_the_kernel_that_hangs_stops_no_other_and_is_not_blamed_once_it_is_removed() {
+    let ((bad, bad_place), (good, good_place)) = (iio("bad", 1), iio("good", 1));
+    let mut rig = Rig::new(&[], SHORT);
+    let (_shut, hangs) = gate();
+    rig.bench.set_at(&bad_place, [hangs]);
+    rig.bench.set_at(&good_place, [Step::Gives(Ok(1.0))]);
+    rig.sensors.configure(vec![bad, good.clone()]);
+    let late = is("bad", Err(Missing::Timeout));
+    while rig.tick().unwrap() != [late.clone(), is("good", Ok(1.0))] {}
+    assert_eq!(rig.state("bad"), "hangs");
+    // While a tick runs, the other may be waited for; it is never held.
+    assert_eq!(rig.status("good").waits_for, None);
+    rig.sensors.configure(vec![good]);
+    while rig.tick().unwrap() != [is("good", Ok(1.0))] {}
+    assert_eq!(rig.state("good"), "ok");
+    assert_eq!(rig.sensors.left_behind(), [format!("bad at {bad_place}")]);
+}
+
+#[test]
+fn threads_that_were_left_behind_are_bounded_and_make_room_when_they_return() {
+    let mut rig = Rig::new(&[], SHORT);
+    let mut gates = Vec::new();
+    for n in 0..MAX_BUSES + MAX_LEFT {
+        let name = format!("d{n}");
+        let (settings, place) = iio(&name, 1);
+        let (open, hangs) = gate();
+        rig.bench.set_at(&place, [hangs]);
+        gates.push(open);
+        rig.sensors.configure(vec![settings]);
+        assert_eq!(rig.tick().unwrap(), [is(&name, Err(Missing::Timeout))]);
+    }
+    let (last, place) = iio("last", 1);
+    rig.bench.set_at(&place, [Step::Gives(Ok(1.0))]);
+    rig.sensors.configure(vec![last]);
+    assert_eq!(rig.tick().unwrap(), [is("last", Err(Missing::Timeout))]);
+    assert_eq!(rig.state("last"), "waits");
+    assert_eq!(rig.sensors.left_behind().len(), MAX_BUSES + MAX_LEFT);
+    gates.remove(0).send(()).unwrap();
+    while rig.tick().unwrap() != [is("last", Ok(1.0))] {}
+    assert_eq!(rig.sensors.left_behind().len(), MAX_BUSES + MAX_LEFT - 1);
+}
+
+#[test]
+fn when_the_last_sensor_is_removed_nothing_of_it_is_shown_but_its_thread_if_that_hangs() {
+    let mut rig = Rig::new(&["a-0", "b-0"], SHORT);
+    let (_shut, hangs) = gate();
+    rig.bench.set("a-0", [hangs]);
+    rig.bench.set("b-0", [Step::Gives(Ok(3.0))]);
+    while rig.tick().unwrap() != [is("a-0", Err(Missing::Timeout)), is("b-0", Ok(3.0))] {}
+    // Without a sensor the family is not read any more.
+    rig.sensors.configure(Vec::new());
+    assert!(rig.sensors.status().is_empty());
+    assert_eq!(rig.sensors.left_behind(), ["a-0 at a 0x48"]);
+}
+
+#[test]
+fn a_sensor_of_which_some_values_are_missing_is_not_ok_and_says_how_many() {
+    let (adc, place) = iio("adc", 4);
+    let mut rig = Rig::new(&[], LONG);
+    let garbage = Err(Missing::Garbage);
+    let half = vec![Ok(1.0), garbage, Ok(2.0), garbage];
+    let all = vec![Ok(1.0); 4];
+    rig.bench
+        .set_at(&place, [Step::GivesAll(half), Step::GivesAll(all)]);
+    rig.sensors.configure(vec![adc]);
+    rig.tick().unwrap();
+    let status = rig.status("adc");
+    assert_eq!(
+        (status.state.as_str(), status.values, status.of),
+        ("partial", 2, 4)
+    );
+    assert_eq!(status.missing.as_deref(), Some("garbage"));
+    rig.tick().unwrap();
+    let status = rig.status("adc");
+    assert_eq!(
+        (status.state.as_str(), status.values, status.of),
+        ("ok", 4, 4)
+    );
+    assert_eq!(status.missing, None);
 }
 
 #[test]

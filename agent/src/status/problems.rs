@@ -102,18 +102,34 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         if sensor.state == "ok" || since_s < SERIAL_PATIENCE_S {
             continue;
         }
-        let what = match sensor.state.as_str() {
-            "hangs" => "does not answer, and holds its bus",
-            _ => "gives no value",
-        };
         let why = sensor.missing.as_deref().unwrap_or_default();
+        let what = match (sensor.state.as_str(), &sensor.waits_for) {
+            ("hangs", _) => "hangs, and holds its bus".to_owned(),
+            ("partial", _) => format!("gives {} of {} values ({why})", sensor.values, sensor.of),
+            (_, Some(what)) => format!("is not read ({what})"),
+            _ => format!("gives no value ({why})"),
+        };
         found.push(warning(
             format!("sensor {}", sensor.name),
             format!(
-                "The {} at {} {what} ({why}), for {}. It is tried again.",
+                "The {} at {} {what}, for {}. It is tried again.",
                 sensor.kind,
                 sensor.place,
                 duration(since_s)
+            ),
+        ));
+    }
+    let left = &status.sensors_left_behind;
+    if let Some(first) = left.first() {
+        let others = match left.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count.saturating_sub(1)),
+        };
+        found.push(warning(
+            "sensors",
+            format!(
+                "A thread hangs in the kernel with {first}, which is no longer configured{others}. \
+                 It costs nothing but its memory; when the device returns, or the agent is restarted, it ends."
             ),
         ));
     }

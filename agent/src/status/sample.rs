@@ -109,6 +109,7 @@ pub(crate) fn fine() -> Status {
         outbox: OutboxStatus::default(),
         receiver: ReceiverStatus::default(),
         sensors: vec![],
+        sensors_left_behind: vec![],
         serial: vec![],
         jobs: vec![],
         commands: None,

@@ -455,7 +455,13 @@ fn sensors(status: &Status) -> Vec<String> {
     let bad = status.sensors.iter().filter(|one| one.state != "ok");
     lines.extend(bad.take(JOBS).map(|one| {
         let why = one.missing.as_deref().unwrap_or_default();
-        format!("{} {} ({why})", one.name, one.state)
+        match &one.waits_for {
+            Some(what) => format!("{} waits: {what}", one.name),
+            None if one.state == "partial" => {
+                format!("{} {} of {} values ({why})", one.name, one.values, one.of)
+            }
+            None => format!("{} {} ({why})", one.name, one.state),
+        }
     }));
     lines
 }
