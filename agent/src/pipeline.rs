@@ -373,12 +373,7 @@ impl<S: Store + Sync> Shell<S> {
             .filter(|family| *family != Family::Agent)
             .collect();
         let mut readings = self.read(host, now, &mut span).await;
-        for notice in readings.take_notices() {
-            let metadata = notice.metadata.iter();
-            let metadata: Vec<_> = metadata.map(|(key, text)| (*key, text.as_str())).collect();
-            let span = Some(span.span_context().clone());
-            self.events.emit_in(span, notice.name, &[], &metadata);
-        }
+        self.tell(&mut readings, &span);
         if families.contains(Family::Runtime) {
             self.runtime.read(now, &mut readings);
         }
@@ -396,9 +391,6 @@ impl<S: Store + Sync> Shell<S> {
         self.figures.points = self.agent.read(&self.figures, &mut readings);
         let context = trace::context_of(span.span_context());
         let context = Some(context).filter(|_| span.span_context().is_sampled());
-        for (series, since_ns) in readings.beginnings() {
-            self.recorder.begin(*series, *since_ns);
-        }
         self.recorder.record(now, readings.as_slice(), context);
         readings.clear();
         self.spare = Some(readings);
@@ -424,8 +416,11 @@ impl<S: Store + Sync> Shell<S> {
                     self.hung(families, now, span);
                     return self.buffer();
                 }
-                // What it read belongs to a tick that is over.
-                Ok(_) | Err(oneshot::error::TryRecvError::Closed) => self.outstanding = None,
+                Ok(answer) => {
+                    self.outstanding = None;
+                    self.late(answer, span);
+                }
+                Err(oneshot::error::TryRecvError::Closed) => self.outstanding = None,
             }
         }
         let buffer = self.buffer();
@@ -464,6 +459,34 @@ impl<S: Store + Sync> Shell<S> {
                 self.hung(families, now, span);
                 self.buffer()
             }
+        }
+    }
+
+    /// What was read belongs to a tick that is over, and is lost: its readings
+    /// were absent there. What the sources have to say beside it is not.
+    fn late(&mut self, answer: Answer, span: &opentelemetry_sdk::trace::Span) {
+        let mut readings = answer.readings;
+        self.tell(&mut readings, span);
+        for report in &answer.reports {
+            self.runtime.note(report.family, report.took);
+        }
+        let values = readings.as_slice().iter();
+        let lost = values.filter(|(_, value)| value.is_ok()).count();
+        self.figures.late += u64::try_from(lost).unwrap_or(0);
+        readings.clear();
+        self.spare = Some(readings);
+    }
+
+    /// Hands on what happened, and since when series count.
+    fn tell(&mut self, readings: &mut Readings, span: &opentelemetry_sdk::trace::Span) {
+        for notice in readings.take_notices() {
+            let metadata = notice.metadata.iter();
+            let metadata: Vec<_> = metadata.map(|(key, text)| (*key, text.as_str())).collect();
+            let span = Some(span.span_context().clone());
+            self.events.emit_in(span, notice.name, &[], &metadata);
+        }
+        for (series, since_ns) in readings.beginnings() {
+            self.recorder.begin(*series, *since_ns);
         }
     }
 
@@ -764,7 +787,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Hangs for ever at its second reading.
+    /// Hangs at its second reading until it is let go.
     struct Hangs(u32, std::sync::mpsc::Receiver<()>);
 
     impl crate::gauge::Source for Hangs {
@@ -942,6 +965,44 @@ pub(crate) mod tests {
         );
         let ticks = ticks_of(&[batch]);
         assert!(ticks.len() > 10 && ticks.iter().zip(1..).all(|(a, b)| *a == b));
+        stop.cancel();
+        pipeline.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn readings_that_come_too_late_for_their_tick_are_counted() {
+        let (open, gate) = std::sync::mpsc::channel();
+        let reader = Reader::with(
+            vec![Box::new(Hangs(0, gate))],
+            Clock::new(ClockTrust::Always),
+        )
+        .unwrap();
+        let (sink, _stored) = mpsc::unbounded_channel();
+        let (pipeline, stop) = begin(Path::new("/nowhere"), reader, Sink(sink), PATIENCE * 20);
+        let load = async || {
+            let gauges = pipeline.handle.gauges().await;
+            let load = gauges.into_iter().find(|g| g.name == "sonde.load.1m");
+            load.and_then(|load| load.missing)
+        };
+        while load().await.as_deref() != Some("timeout") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(pipeline.handle.figures().late, 0);
+        // From now on nothing hangs.
+        drop(open);
+        while pipeline.handle.figures().late == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while load().await.is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(pipeline.handle.figures().late, 1);
+        let gauges = pipeline.handle.gauges().await;
+        let late = gauges
+            .iter()
+            .find(|g| g.name == "sonde.sampler.late")
+            .unwrap();
+        assert_eq!(late.value, Some(1.0));
         stop.cancel();
         pipeline.task.await.unwrap();
     }

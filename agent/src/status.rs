@@ -61,6 +61,9 @@ pub struct Status {
     /// Serial lines from microcontrollers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serial: Vec<SerialStatus>,
+    /// Serial lines that were closed and whose threads hang, with their devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serial_left_behind: Vec<String>,
     /// Configured work.
     pub jobs: Vec<JobStatus>,
     /// Commands over MQTT; absent: none are taken.
@@ -115,12 +118,20 @@ pub struct AgentStatus {
     pub points: u64,
     /// Ticks that were due while an earlier one was still being read.
     pub overruns: u64,
+    /// Values that were read after their tick had gone on without them, and are lost.
+    #[serde(skip_serializing_if = "none")]
+    pub late: u64,
     /// Series that are not reported because their family has more than its
     /// limit, by family.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, u64>,
     /// Own log records and spans that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// `clock`

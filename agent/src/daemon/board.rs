@@ -139,6 +139,7 @@ impl Board {
             ticks: figures.ticks,
             points: figures.points,
             overruns: figures.overruns,
+            late: figures.late,
             left_out: Family::ALL
                 .iter()
                 .zip(figures.left_out)
@@ -191,6 +192,7 @@ impl Snapshot for Board {
                 sensors: self.sensors.status(),
                 sensors_left_behind: self.sensors.left_behind(),
                 serial: self.serial.status(now.boot_ns),
+                serial_left_behind: self.serial.left_behind(),
                 jobs: self.work.status(now),
                 events: self.events.status(),
                 outbox: self.outbox.status(),

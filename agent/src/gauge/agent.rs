@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::readings::{found, text};
 use super::table::{
     ERRORS, EVENT_COUNT, EVENT_MEASUREMENT, JOB_CPU, JOB_DURATION, JOB_REFUSED, JOB_RUNNING,
-    JOB_RUNS, OVERRUNS, POINTS, SERIES_DROPPED, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE,
+    JOB_RUNS, LATE, OVERRUNS, POINTS, SERIES_DROPPED, SPOOL_FRAMES, SPOOL_LOST, SPOOL_USAGE,
     SPOOL_WRITTEN, TICK, UPLINK_ACKED, UPLINK_CIRCUIT, UPLINK_PENDING, UPLINK_STATE,
     UPLINK_TRANSITIONS, UPLINK_UP, UPLINK_WIRE,
 };
@@ -33,6 +33,8 @@ pub struct Figures {
     pub points: u64,
     /// Ticks skipped because an earlier one was still being read.
     pub overruns: u64,
+    /// Values that were read after their tick had gone on without them.
+    pub late: u64,
     /// Readings without a value and families that failed, in the order of [`Family::ALL`].
     pub errors: [u64; Family::ALL.len()],
     /// Series that are left out at present, in the same order.
@@ -50,6 +52,7 @@ pub struct Agent {
     uplinks: Roster,
     uplink_ids: Vec<(String, UplinkIds)>,
     ids: Option<Ids>,
+    late: Option<Option<SeriesId>>,
     /// A family's series begins with its first error: nine zeros a tick would be paid for.
     errors: [Option<Option<SeriesId>>; Family::ALL.len()],
     left_out: [Option<Option<SeriesId>>; Family::ALL.len()],
@@ -95,6 +98,7 @@ impl Agent {
             uplinks,
             uplink_ids: Vec::new(),
             ids: None,
+            late: None,
             errors: [None; Family::ALL.len()],
             left_out: [None; Family::ALL.len()],
             losses: Vec::new(),
@@ -133,6 +137,10 @@ impl Agent {
         });
         out.put(ids.tick, Value::whole(figures.ticks));
         out.put(ids.overruns, Value::whole(figures.overruns));
+        if figures.late > 0 {
+            let late = *self.late.get_or_insert_with(|| out.series(&LATE, &[]));
+            out.put(late, Value::whole(figures.late));
+        }
         let counts = Family::ALL.iter().zip(&mut self.errors).zip(figures.errors);
         for ((family, id), errors) in counts.filter(|(_, errors)| *errors > 0) {
             let id = *id.get_or_insert_with(|| {

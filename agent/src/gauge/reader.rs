@@ -114,7 +114,8 @@ impl Reader {
                     request.now,
                     request.readings,
                 );
-                // The asker may have given up; its buffer then ends here.
+                // An asker that waits no longer takes the answer later and counts what
+                // it lost; one that is gone has ended with its whole pipeline.
                 let _ = request.reply.send(answer);
             }
             let _ = end.send(());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::readings::found;
+use super::table::SENSOR_LEFT;
 use super::{Family, Missing, Readings, SeriesId, Source, Value, measured};
 use crate::clock::Clock;
 use crate::frame::Stamp;
@@ -30,6 +31,8 @@ pub struct Sensor {
     /// What is configured, by bus, and has no thread, mostly because of the above.
     waiting: BTreeMap<String, Vec<Settings>>,
     known: BTreeMap<String, Known>,
+    /// Outer: there was one.
+    left_behind: Option<Option<SeriesId>>,
 }
 
 /// Why a sensor gave nothing in time.
@@ -74,6 +77,7 @@ impl Sensor {
             left: Vec::new(),
             waiting: BTreeMap::new(),
             known: BTreeMap::new(),
+            left_behind: None,
         }
     }
 
@@ -196,7 +200,13 @@ impl Source for Sensor {
         }
         self.known = known;
         let shown = self.known.values().map(|known| known.status.clone());
-        self.sensors.show(shown.collect(), self.left_behind());
+        let left = self.left_behind();
+        if !left.is_empty() || self.left_behind.is_some() {
+            let series = || out.series(&SENSOR_LEFT, &[]);
+            let series = *self.left_behind.get_or_insert_with(series);
+            out.put(series, Value::whole(left.len() as u64));
+        }
+        self.sensors.show(shown.collect(), left);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::readings::{found, text};
 use super::table::{
-    SERIAL_BAD, SERIAL_FRAMES, SERIAL_IO, SERIAL_LOST, SERIAL_OPENS, SERIAL_RESYNCS,
+    SERIAL_BAD, SERIAL_FRAMES, SERIAL_IO, SERIAL_LEFT, SERIAL_LOST, SERIAL_OPENS, SERIAL_RESYNCS,
     SERIAL_SAMPLES_LOST, SERIAL_UP,
 };
 use super::{Attribute, Descriptor, Family, Missing, Readings, SeriesId, Source, Value};
@@ -17,6 +17,8 @@ pub struct Serial {
     lines: crate::serial::Serial,
     /// By gauge, line, and reason or sender.
     series: BTreeMap<(&'static str, String, Which), Option<SeriesId>>,
+    /// Outer: there was one.
+    left_behind: Option<Option<SeriesId>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,7 @@ impl Serial {
         Self {
             lines,
             series: BTreeMap::new(),
+            left_behind: None,
         }
     }
 }
@@ -49,6 +52,12 @@ impl Source for Serial {
             link.read(now.boot_ns, out);
             own(link, known, out);
         });
+        let left = self.lines.left_behind().len();
+        if left > 0 || self.left_behind.is_some() {
+            let series = || out.series(&SERIAL_LEFT, &[]);
+            let series = *self.left_behind.get_or_insert_with(series);
+            out.put(series, Value::whole(left as u64));
+        }
         if any {
             Ok(())
         } else {

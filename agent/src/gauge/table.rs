@@ -112,6 +112,8 @@ gauges! {
     PROCESS_UPTIME: Process Gauge "process.uptime" ["s"] ("sonde.process.name") "Time since the oldest of a watched process' processes started.";
     PROCESS_RUNNING: Process UpDownCounter "sonde.process.count" ["{process}"] ("sonde.process.name") "Processes that a watched process is; 0: it does not run.";
     PROCESS_RESTARTS: Process Counter "sonde.process.restarts" ["{restart}"] ("sonde.process.name") "How often a watched process was seen to be started again.";
+    SENSOR_LEFT: Sensor UpDownCounter "sonde.sensor.left_behind" ["{thread}"] () "Threads that hang in the kernel with a sensor that is no longer configured; begins with the first.";
+    SERIAL_LEFT: Serial UpDownCounter "sonde.serial.left_behind" ["{thread}"] () "Threads that hang in a driver with a serial line that was closed; begins with the first.";
     SERIAL_UP: Serial Gauge "sonde.serial.up" ["1"] ("sonde.serial.link") "1 while the serial line's device is open, else 0.";
     SERIAL_OPENS: Serial Counter "sonde.serial.opens" ["{open}"] ("sonde.serial.link") "Times the device was opened: one more for each time it was unplugged.";
     SERIAL_IO: Serial Counter "sonde.serial.io" ["By"] ("sonde.serial.link") "Bytes that came over the line.";
@@ -123,6 +125,7 @@ gauges! {
     TICK: Agent Gauge "sonde.sampler.tick" ["1"] () "Number of the tick since the agent started: 1, 2, 3, without a hole.";
     POINTS: Agent Counter "sonde.sampler.points" ["{point}"] () "Data points recorded since the start, this tick included.";
     OVERRUNS: Agent Counter "sonde.sampler.overruns" ["{tick}"] () "Ticks that were skipped because an earlier one was still being read.";
+    LATE: Agent Counter "sonde.sampler.late" ["{reading}"] () "Values that were read after their tick had gone on without them, and are lost; begins with the first.";
     ERRORS: Agent Counter "sonde.gauge.errors" ["{error}"] ("sonde.family") "Readings that gave no value, or families that could not be read at all; begins with a family's first error.";
     SERIES_DROPPED: Agent UpDownCounter "sonde.gauge.series.dropped" ["{series}"] ("sonde.family") "Series that are left out because their family has more than its limit; begins with the first.";
     SPOOL_USAGE: Agent UpDownCounter "sonde.spool.usage" ["By"] () "Bytes that the spool's files occupy.";

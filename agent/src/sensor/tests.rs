@@ -164,10 +164,11 @@ impl Rig {
         let mut all: Vec<_> = out
             .listed()
             .into_iter()
-            .map(|(name, value)| {
-                let id = name.split("hw.id=").nth(1).unwrap();
-                let id = id.split('/').next().unwrap();
-                (id.to_owned(), value.map(Value::as_f64))
+            // The family's own counts have no sensor.
+            .filter_map(|(name, value)| {
+                let id = name.split("hw.id=").nth(1)?;
+                let id = id.split('/').next()?;
+                Some((id.to_owned(), value.map(Value::as_f64)))
             })
             .collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));

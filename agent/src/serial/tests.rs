@@ -425,6 +425,114 @@ async fn what_is_no_terminal_is_refused_in_words() {
     assert!(serial.stop(Duration::from_secs(20)).await);
 }
 
+/// A driver in which devices hang while they are opened, each until it is let go.
+#[derive(Clone, Default)]
+struct Driver {
+    gates: Arc<Mutex<BTreeMap<PathBuf, std::sync::mpsc::Receiver<()>>>>,
+    opened: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Driver {
+    /// The next time that the device is opened, it hangs.
+    fn hangs(&self, device: &Path) -> std::sync::mpsc::Sender<()> {
+        let (open, gate) = std::sync::mpsc::channel();
+        self.gates.lock().unwrap().insert(device.into(), gate);
+        open
+    }
+
+    fn serial(&self) -> Serial {
+        let driver = self.clone();
+        let open = move |device: &Path, _| {
+            driver.opened.lock().unwrap().push(device.into());
+            let gate = driver.gates.lock().unwrap().remove(device);
+            if let Some(gate) = gate {
+                let _ = gate.recv();
+            }
+            Err("is a test's".to_owned())
+        };
+        Serial {
+            open: Opener::new(open),
+            close: Duration::from_millis(20),
+            ..serial().0
+        }
+    }
+
+    fn count(&self, device: &Path) -> usize {
+        let opened = self.opened.lock().unwrap();
+        opened.iter().filter(|other| *other == device).count()
+    }
+
+    /// Waits until the device was opened so often.
+    async fn opened(&self, device: &Path, times: usize) {
+        while self.count(device) < times {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(self.count(device), times);
+    }
+
+    /// The same, while somebody looks at the lines.
+    async fn opened_at_last(&self, serial: &Serial, device: &Path, times: usize) {
+        while self.count(device) < times {
+            serial.status(0);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_hangs_is_opened_again_when_it_returns_and_not_before() {
+    let device = Path::new("/dev/ttyX");
+    let driver = Driver::default();
+    let returns = driver.hangs(device);
+    let serial = driver.serial();
+    let mut wanted = settings(device);
+    serial.configure(&only(wanted.clone())).await;
+    driver.opened(device, 1).await;
+    wanted.baud = 9600;
+    serial.configure(&only(wanted.clone())).await;
+    let status = stands(&serial, "absent").await;
+    let why = "is not opened: an earlier reader of it hangs in its driver";
+    assert_eq!(status.error.as_deref(), Some(why));
+    assert_eq!(serial.left_behind(), ["boiler at /dev/ttyX"]);
+    // Another device is opened meanwhile.
+    let other = Settings {
+        name: "other".into(),
+        device: "/dev/ttyY".into(),
+        ..wanted.clone()
+    };
+    let both = [wanted, other].map(|one| (one.name.clone(), one));
+    serial.configure(&both.into()).await;
+    driver.opened(Path::new("/dev/ttyY"), 1).await;
+    driver.opened(device, 1).await;
+    drop(returns);
+    driver.opened_at_last(&serial, device, 2).await;
+    assert!(serial.left_behind().is_empty());
+}
+
+#[tokio::test]
+async fn lines_that_hang_are_bounded_and_make_room_when_they_return() {
+    let driver = Driver::default();
+    let serial = driver.serial();
+    let mut gates = Vec::new();
+    for n in 0..MAX_LINES + MAX_LEFT {
+        let device = PathBuf::from(format!("/dev/tty{n}"));
+        gates.push(driver.hangs(&device));
+        serial.configure(&only(settings(&device))).await;
+        driver.opened(&device, 1).await;
+    }
+    let last = Path::new("/dev/ttyLast");
+    serial.configure(&only(settings(last))).await;
+    let status = stands(&serial, "absent").await;
+    let why = status.error.unwrap();
+    assert!(why.contains("too many closed lines hang"), "{why}");
+    driver.opened(last, 0).await;
+    assert_eq!(serial.left_behind().len(), MAX_LINES + MAX_LEFT);
+    gates.remove(0);
+    driver.opened_at_last(&serial, last, 1).await;
+    assert_eq!(serial.left_behind().len(), MAX_LINES + MAX_LEFT - 1);
+    assert!(!serial.stop(Duration::from_millis(1)).await);
+}
+
 #[tokio::test]
 async fn the_senders_trace_goes_on_in_a_span() {
     let folder = tempfile::tempdir().unwrap();

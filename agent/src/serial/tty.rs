@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +49,23 @@ pub(super) struct Line {
     ended: oneshot::Receiver<()>,
 }
 
+/// Opens a terminal device at a speed; an error is in words.
+type Open = dyn Fn(&Path, u32) -> Result<File, String> + Send + Sync;
+
+/// How devices are opened.
+#[derive(Clone)]
+pub(super) struct Opener(Arc<Open>);
+
+/// What remains of a line whose thread hangs in a driver.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The line's name.
+    pub(super) name: String,
+    /// Its device, which nobody else opens meanwhile.
+    pub(super) device: PathBuf,
+    ended: oneshot::Receiver<()>,
+}
+
 /// Why the device is no longer read.
 enum End {
     Stopped,
@@ -57,7 +74,12 @@ enum End {
 
 impl Line {
     /// Starts the thread.
-    pub(super) fn start(link: Link, clock: Clock, tracer: Tracer) -> io::Result<Self> {
+    pub(super) fn start(
+        link: Link,
+        clock: Clock,
+        tracer: Tracer,
+        open: Opener,
+    ) -> io::Result<Self> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (end, ended) = oneshot::channel();
         let settings = link.settings().clone();
@@ -67,6 +89,7 @@ impl Line {
             link: link.clone(),
             clock,
             tracer,
+            open,
             stop: stop.try_clone()?,
         };
         // Not joined: one that hangs in a driver never ends. `ended` is its last word.
@@ -80,11 +103,50 @@ impl Line {
         Ok(Self { link, stop, ended })
     }
 
-    /// Asks it to end; `false`: it hangs and was left behind.
-    pub(super) async fn stop(self, deadline: Duration) -> bool {
+    /// Asks it to end; `Some`: it hangs and is left behind.
+    pub(super) async fn stop(self, deadline: Duration) -> Option<Left> {
         // Fails only when the counter is full, and then it was asked already.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
-        tokio::time::timeout(deadline, self.ended).await.is_ok()
+        let mut ended = self.ended;
+        if tokio::time::timeout(deadline, &mut ended).await.is_ok() {
+            return None;
+        }
+        let settings = lock(&self.link).settings().clone();
+        Some(Left {
+            name: settings.name.clone(),
+            device: settings.device.clone(),
+            ended,
+        })
+    }
+}
+
+impl Left {
+    /// Whether it still hangs.
+    pub(super) fn hangs(&mut self) -> bool {
+        self.ended.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+    }
+}
+
+impl Opener {
+    /// For tests, whose devices hang.
+    #[cfg(test)]
+    pub(super) fn new(
+        open: impl Fn(&Path, u32) -> Result<File, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(open))
+    }
+}
+
+impl Default for Opener {
+    /// Real ones.
+    fn default() -> Self {
+        Self(Arc::new(open))
+    }
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
     }
 }
 
@@ -93,6 +155,7 @@ struct Worker {
     link: Arc<Mutex<Link>>,
     clock: Clock,
     tracer: Tracer,
+    open: Opener,
     stop: OwnedFd,
 }
 
@@ -102,7 +165,7 @@ impl Worker {
         let device = self.settings.device.display();
         let mut retry = FIRST_RETRY;
         loop {
-            let why = match open(&self.settings.device, self.settings.baud) {
+            let why = match (self.open.0)(&self.settings.device, self.settings.baud) {
                 Ok(mut file) => {
                     self.with(|link, now| link.opened(now));
                     log::info!("serial {name}: {device} is open");

@@ -119,19 +119,11 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             ),
         ));
     }
-    let left = &status.sensors_left_behind;
-    if let Some(first) = left.first() {
-        let others = match left.len() {
-            1 => String::new(),
-            count => format!(" and {} more", count.saturating_sub(1)),
-        };
-        found.push(warning(
-            "sensors",
-            format!(
-                "A thread hangs in the kernel with {first}, which is no longer configured{others}. \
-                 It costs nothing but its memory; when the device returns, or the agent is restarted, it ends."
-            ),
-        ));
+    for (part, left) in [
+        ("sensors", &status.sensors_left_behind),
+        ("serial", &status.serial_left_behind),
+    ] {
+        left_behind(part, left, &mut found);
     }
     for line in &status.serial {
         serial(line, &mut found);
@@ -184,6 +176,22 @@ pub fn problems(status: &Status) -> Vec<Problem> {
     // Stable: within a severity the order above is the order to act in.
     found.sort_by_key(|problem| problem.severity != "error");
     found
+}
+
+/// Threads that nobody can end but the kernel.
+fn left_behind(part: &str, left: &[String], found: &mut Vec<Problem>) {
+    let Some(first) = left.first() else { return };
+    let others = match left.len() {
+        1 => String::new(),
+        count => format!(", and {} more do", count.saturating_sub(1)),
+    };
+    found.push(warning(
+        part,
+        format!(
+            "A thread hangs in the kernel with {first}, which is no longer read{others}. \
+             It ends when the device returns, or with the agent."
+        ),
+    ));
 }
 
 /// What is wrong with a serial line, if it has been so for a while: a device
@@ -754,6 +762,45 @@ mod tests {
         }
         status.uplinks[0].required = false;
         check(&status, &[("warning", "uplink otlp")]);
+    }
+
+    #[test]
+    fn a_sensor_that_hangs_is_named_and_those_that_wait_for_it_say_so() {
+        let mut status = sample::fine();
+        let sensor = |name: &str, state: &str| crate::status::SensorStatus {
+            name: name.into(),
+            kind: "iio".into(),
+            place: format!("/sys/{name}"),
+            state: state.into(),
+            of: 4,
+            ..Default::default()
+        };
+        let mut partial = sensor("adc", "partial");
+        (partial.values, partial.missing) = (2, Some("garbage".into()));
+        let mut waits = sensor("room", "waits");
+        waits.waits_for = Some("sensor board hangs on its bus".into());
+        status.sensors = vec![
+            sensor("fine", "ok"),
+            sensor("board", "hangs"),
+            waits,
+            partial,
+        ];
+        status.sensors_left_behind = vec!["old at /sys/old".into()];
+        status.serial_left_behind = vec!["meter at /dev/ttyS1".into(), "b at c".into()];
+        let said: Vec<String> = problems(&status)
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.part, problem.message))
+            .collect();
+        for (said, part) in said.iter().zip([
+            "sensor board: The iio at /sys/board hangs, and holds its bus, for",
+            "sensor room: The iio at /sys/room is not read (sensor board hangs on its bus), for",
+            "sensor adc: The iio at /sys/adc gives 2 of 4 values (garbage), for",
+            "sensors: A thread hangs in the kernel with old at /sys/old, which is no longer read. ",
+            "serial: A thread hangs in the kernel with meter at /dev/ttyS1, which is no longer read, and 1 more do",
+        ]) {
+            assert!(said.starts_with(part), "{said}");
+        }
+        assert_eq!(said.len(), 5);
     }
 
     #[test]
