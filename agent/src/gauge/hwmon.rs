@@ -147,15 +147,23 @@ fn chips(root: &Path) -> Vec<Chip> {
     let parent = root.join("sys/class/hwmon");
     let mut chips: Vec<Chip> = Vec::new();
     for entry in entries(&parent, "hwmon") {
-        let folder = parent.join(&entry);
+        let mut folder = parent.join(&entry);
         let device = target(&folder.join("device"));
+        let mut name = small(&folder.join("name"));
+        if name.is_none() {
+            // Drivers of before 2013 (max1111, mc13783-adc) have their files in the device's own folder.
+            name = small(&folder.join("device/name"));
+            if name.is_some() {
+                folder.push("device");
+            }
+        }
         if device
             .as_ref()
             .is_some_and(|d| d.starts_with("thermal_zone"))
         {
             continue;
         }
-        let name = small(&folder.join("name")).unwrap_or_else(|| entry.clone());
+        let name = name.unwrap_or_else(|| entry.clone());
         let mut id = format!("{name}/{}", device.unwrap_or_else(|| entry.clone()));
         if chips.iter().any(|chip| chip.id == id) {
             id = format!("{id}/{entry}");
@@ -306,6 +314,22 @@ mod tests {
             "hw.temperature.limit hw.id=lm75/1-0048/temp1 hw.limit_type=high.degraded hw.name=lm75";
         check(&out, limit, Ok(Value::Float(80.0)));
         assert_eq!(out.as_slice().len(), 3);
+    }
+
+    #[test]
+    fn a_driver_of_the_old_kind_has_its_files_at_the_device() {
+        let tree = Tree::new(&[
+            ("sys/class/hwmon/hwmon0/uevent", ""),
+            ("sys/devices/spi4.0/name", "max1111\n"),
+            ("sys/devices/spi4.0/in0_input", "800\n"),
+        ]);
+        tree.link(
+            "sys/class/hwmon/hwmon0/device",
+            "../../../devices/spi4.0",
+        );
+        let out = read(&mut tree.probe(Family::Hardware, hardware), 1);
+        let gauge = "hw.voltage hw.id=max1111/spi4.0/in0 hw.name=max1111";
+        check(&out, gauge, Ok(Value::Float(0.8)));
     }
 
     #[test]

@@ -45,10 +45,10 @@ exec switch_root /root /lib/systemd/systemd
 HOSTS = "127.0.0.1 localhost\n::1 localhost\n10.0.2.2 cloud\nfec0::2 cloud\n"
 
 
-def modules():
+def modules(kernel, wanted):
     """The files, each after those that it needs."""
-    release = (KERNEL / "release").read_text().strip()
-    folder = KERNEL / "lib/modules" / release
+    release = (kernel / "release").read_text().strip()
+    folder = kernel / "lib/modules" / release
     needs = {}
     for line in (folder / "modules.dep").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -61,20 +61,20 @@ def modules():
         if name not in order:
             order.append(name)
 
-    for name in MODULES:
+    for name in wanted:
         if name in by_name:
             add(by_name[name])
     return [folder / name for name in order]
 
 
-def initrd():
+def initrd(init=INIT, kernel=KERNEL, wanted=MODULES):
     entries = [(name, cpio.S_IFDIR | 0o755, b"") for name in "bin dev proc sys root modules".split()]
     entries.append(("dev/console", cpio.S_IFCHR | 0o600, (5, 1)))
-    entries.append(("init", cpio.S_IFREG | 0o755, INIT.encode()))
-    entries.append(("bin/busybox", cpio.S_IFREG | 0o755, (KERNEL / "bin/busybox").read_bytes()))
+    entries.append(("init", cpio.S_IFREG | 0o755, init.encode()))
+    entries.append(("bin/busybox", cpio.S_IFREG | 0o755, (kernel / "bin/busybox").read_bytes()))
     for name in "sh mount umount insmod sleep switch_root echo cat".split():
         entries.append((f"bin/{name}", cpio.S_IFLNK | 0o777, b"busybox"))
-    for number, path in enumerate(modules()):
+    for number, path in enumerate(modules(kernel, wanted)):
         entries.append((f"modules/{number:02}-{path.name}", cpio.S_IFREG | 0o644, path.read_bytes()))
     return cpio.archive(entries)
 

@@ -12,23 +12,16 @@ from . import ANSWER, BOOT, KERNEL, Failed
 NETWORK = ["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net,id=nic"]
 
 
-class Machine:
-    """`network`: qemu's words for it; `kernel`: more words for its command line;
-    `resets`: a reset is one, and does not end the emulator."""
+class Console:
+    """A machine with a shell on its serial line; `command` is qemu's, without the monitor."""
 
-    def __init__(self, folder, disk, words, verbose, network=NETWORK, kernel="", resets=False):
+    # Which end of the network cable is pulled.
+    CABLE = "nic"
+
+    def __init__(self, folder, command, verbose):
         self.verbose = verbose
         self.monitor_path = str(folder / "monitor")
-        command = [
-            "qemu-system-aarch64", "-machine", "virt", "-accel", "tcg", "-cpu", "cortex-a53", "-smp", "2",
-            "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", *([] if resets else ["-no-reboot"]),
-            "-serial", "stdio", "-monitor", f"unix:{self.monitor_path},server=on,wait=off",
-            "-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(folder / "initrd"),
-            "-append", f"console=ttyAMA0 quiet systemd.show_status=0 rd.udev.log_level=3 panic=-1 {kernel}",
-            "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={disk}",
-            "-device", "virtio-blk-device,drive=disk",
-            "-device", "virtio-rng-device", *network, *words,
-        ]  # fmt: skip
+        command = [*command, "-monitor", f"unix:{self.monitor_path},server=on,wait=off"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -90,21 +83,43 @@ class Machine:
             raise Failed(f"`{command}` ended with {code}:\n{output}")
         return output
 
-    def link(self, up):
-        """Pulls the network cable, or puts it in."""
+    def tell(self, words):
+        """A command for qemu's monitor."""
         for _ in range(50):
             try:
                 with socket.socket(socket.AF_UNIX) as monitor:
                     monitor.connect(self.monitor_path)
-                    monitor.sendall(f"set_link nic {'on' if up else 'off'}\n".encode())
+                    monitor.sendall(f"{words}\n".encode())
                     time.sleep(0.2)
                 return
             except OSError:
                 time.sleep(0.1)
         raise Failed("qemu's monitor does not answer")
 
+    def link(self, up):
+        """Pulls the network cable, or puts it in."""
+        self.tell(f"set_link {self.CABLE} {'on' if up else 'off'}")
+
     def ended(self, seconds):
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise Failed(f"the machine did not power off within {seconds} s") from None
+
+
+class Machine(Console):
+    """`network`: qemu's words for it; `kernel`: more words for its command line;
+    `resets`: a reset is one, and does not end the emulator."""
+
+    def __init__(self, folder, disk, words, verbose, network=NETWORK, kernel="", resets=False):
+        command = [
+            "qemu-system-aarch64", "-machine", "virt", "-accel", "tcg", "-cpu", "cortex-a53", "-smp", "2",
+            "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", *([] if resets else ["-no-reboot"]),
+            "-serial", "stdio",
+            "-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(folder / "initrd"),
+            "-append", f"console=ttyAMA0 quiet systemd.show_status=0 rd.udev.log_level=3 panic=-1 {kernel}",
+            "-blockdev", f"driver=nbd,node-name=disk,server.type=unix,server.path={disk}",
+            "-device", "virtio-blk-device,drive=disk",
+            "-device", "virtio-rng-device", *network, *words,
+        ]  # fmt: skip
+        super().__init__(folder, command, verbose)

@@ -1,0 +1,306 @@
+"""The life of one board, from the installation on. Each step takes it on from where
+the one before left it, raises `Failed`, and returns a line of figures."""
+
+import time
+
+from . import TARGET
+from .image import SERIAL
+from emulated import check
+from emulated.device import LOSS_WINDOW
+
+BUS = "/dev/i2c-2"
+# Its device, by which a driver lets go of it.
+ADAPTER, ADAPTER_DRIVER = "21a8000.i2c", "/sys/bus/platform/drivers/imx-i2c"
+SENSORS = f"""
+[gauges.sensor]
+interval = "1s"
+[sensor.cabinet]
+kind = "tmp102"
+bus = "{BUS}"
+address = 0x48
+[sensor.nobody]
+kind = "tmp102"
+bus = "{BUS}"
+address = 0x4a
+"""
+PINS = """
+[sensor.door]
+kind = "gpio"
+chip = "/dev/gpiochip4"
+line = 20
+[sensor.menu]
+kind = "gpio"
+chip = "/dev/gpiochip1"
+line = 1
+"""
+AIR = """
+[sensor.air]
+kind = "iio"
+device = "/sys/bus/iio/devices/iio:device0"
+channels = ["in_temp", "in_pressure"]
+"""
+
+
+def installs_from_the_tar(b):
+    """A board with BusyBox alone, in 1970: no systemd, no udev, no machine id."""
+    took = b.boot(clock=False)
+    m = b.machine
+    check(m.must("cat /proc/1/comm") == "init" and "armv7l" in m.must("uname -m"), "not what was meant to boot")
+    check(m.must("date +%Y") == "1970", "this board has no clock, and yet it is not 1970")
+    m.must(f"tar -xzf {b.package} && rm {b.package}")
+    folder = b.package.removesuffix(".tar.gz")
+    output = m.must(f"./{folder}/install.sh", 600)
+    says = b.agent()
+    check(m.must("stat -c %U /proc/$(cat /run/sonde.pid)") == "sonde", "it does not run as its user")
+    check(m.must("stat -c '%U:%G %a' /var/lib/sonde") == "sonde:sonde 750", "its state is not its own")
+    device = says["device"]
+    check((device["id"], device["id_source"]) == (SERIAL, "device-tree"), device)
+    check(says["uplinks"] == [], says["uplinks"])
+    b.more_ticks(1)
+    m.must("adduser -D support && addgroup support sonde && adduser -D stranger")
+    words = m.must("su support -c 'sonde status'")
+    check(SERIAL in words, words)
+    code, refused = m.run("su stranger -c 'sonde status'")
+    check(code == 3, f"a stranger got {code}: {refused}")
+    return f"booted in {took:.0f} s; {output.splitlines()[-1]}; {TARGET}, device {device['id']}"
+
+
+def samples_in_1970_and_delivers_when_it_knows_the_time(b):
+    b.configure()
+    b.restart()
+    first = b.more_ticks(8)
+    instance = b.instance()
+    early = {name: len(book.ticks.get(instance, {})) for name, book in b.cloud.books()}
+    b.set_clock()
+    b.both_have(instance, first)
+    b.no_holes(instance)
+    for name, book in b.cloud.books():
+        wrong = {tick: when for tick, when in book.ticks[instance].items() if not b.began - 2 < when < time.time() + 2}
+        check(not wrong, f"times at the {name} that cannot be: {wrong}")
+    return f"{first} ticks of 1970 came with their right time; {early} of them before the clock was set"
+
+
+def reads_a_thermometer_on_its_bus(b):
+    m = b.machine
+    m.temperature("thermometer", 31.5)
+    b.configure(SENSORS)
+    # Whoever may not open the bus is told so, and it is no temperature.
+    b.wait("without rights it is denied", lambda: b.sensor("cabinet")["missing"] == "denied")
+    m.must("addgroup sonde i2c")
+    b.restart()
+    b.arrives("hw.temperature", "cabinet/temperature", 31.5)
+    for celsius in (-12.5, 0, 127.5, -40):
+        m.temperature("thermometer", celsius)
+        b.arrives("hw.temperature", "cabinet/temperature", celsius)
+    nobody = b.sensor("nobody")
+    check((nobody["state"], nobody["missing"], nobody["reads"]) == ("absent", "gone", 0), nobody)
+    check(b.otlp.latest("hw.temperature", "nobody/temperature") is None, "a sensor that is not there gave a value")
+    return f"five temperatures, {b.sensor('cabinet')['reads']} reads without a failure; the one that is not there is gone"
+
+
+def number(b, command):
+    return float(b.machine.must(command))
+
+
+def between(b, what, command, name, scale=1, slack=0.0, **attributes):
+    """The gauge lies between what BusyBox sees before and after it was read."""
+    before = number(b, command)
+    b.more_ticks(2)
+    one = b.gauge(name, **attributes)
+    after = number(b, command)
+    low, high = min(before, after) * scale - slack, max(before, after) * scale + slack
+    check(one.get("value") is not None and low <= one["value"] <= high, f"{what}: {low} to {high} by BusyBox, by the gauge {one}")
+    return one["value"]
+
+
+def sees_a_32_bit_kernel_as_it_is(b):
+    """Every default family, against what BusyBox says of the same kernel."""
+    b.configure()
+    b.restart()
+    b.more_ticks(3)
+    memory = number(b, "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo") * 1024
+    check(b.gauge("system.memory.limit")["value"] == memory, "memory.limit")
+    between(b, "available memory", "free | sed -n 's/^Mem:.* //p'", "system.memory.linux.available", 1024, memory / 50)
+    root = dict(system__filesystem__mountpoint="/")
+    size = number(b, "df -k / | tail -n 1 | sed 's/^[^ ]* *//; s/ .*//'") * 1024
+    check(b.gauge("system.filesystem.limit", **root)["value"] == size, "size of the root file system")
+    between(b, "uptime", "cut -d ' ' -f 1 /proc/uptime", "system.uptime", 1, 0.1)
+    between(b, "load", "cut -d ' ' -f 1 /proc/loadavg", "sonde.load.1m", 1, 0.3)
+    net = "sed -n 's/^ *eth0: *//p' /proc/net/dev | sed 's/  */ /g' | cut -d ' ' -f {}"
+    between(b, "received", net.format(1), "system.network.io", network__interface__name="eth0", network__io__direction="receive")
+    between(b, "sent", net.format(9), "system.network.io", network__interface__name="eth0", network__io__direction="transmit")
+    disk = "sed -n 's/^.* mmcblk3 //p' /proc/diskstats | cut -d ' ' -f {}"
+    between(b, "read", disk.format(3), "system.disk.io", 512, system__device="mmcblk3", disk__io__direction="read")
+    between(b, "written", disk.format(7), "system.disk.io", 512, system__device="mmcblk3", disk__io__direction="write")
+    cpu = "sed -n 's/^cpu  \\([0-9]*\\) [0-9]* \\([0-9]*\\) \\([0-9]*\\) .*/\\{}/p' /proc/stat"
+    for place, mode in ((2, "system"), (3, "idle")):
+        between(b, mode, cpu.format(place), "system.cpu.time", 0.01, 0.01, cpu__mode=mode)
+    stalled = "sed -n 's/^some .*total=//p' /proc/pressure/cpu"
+    between(b, "stalled", stalled, "sonde.pressure.time", 1e-6, 0.001, sonde__resource="cpu", sonde__stall="some")
+    gauges = b.status()["gauges"]
+    absent = {}
+    for one in gauges:
+        value = one.get("value")
+        if value is None:
+            absent.setdefault(one.get("missing"), set()).add(one["name"])
+        else:
+            check(abs(value) < 2**53 and (value >= 0 or one["unit"] == "Cel"), f"no such thing: {one}")
+            check(not one["name"].endswith((".utilization", ".share")) or value <= 1, f"no share: {one}")
+    check(absent.keys() <= {"unsupported", "denied", "gone", "first"}, f"absent for no good reason: {absent}")
+    families = {one["name"].split(".")[1] for one in gauges}
+    check(families >= {"cpu", "memory", "disk", "network", "load", "filesystem", "pressure"}, families)
+    told = {why: sorted(names) for why, names in absent.items()}
+    return f"{len(gauges)} series, {sum(one.get('value') is not None for one in gauges)} with a value, 13 the same as BusyBox says; absent: {told or 'none'}"
+
+
+def reads_sixteenths_when_the_chip_is_told_to_give_them(b):
+    """The chip wakes with 9 bits; its configuration is somebody else's affair, and so is a bus shared with them."""
+    b.machine.must("i2cset -y 2 0x48 1 0x60")
+    for celsius in (-12.25, 31.0625):
+        b.machine.temperature("thermometer", celsius)
+        b.arrives("hw.temperature", "cabinet/temperature", celsius)
+    return "-12.25 and 31.0625"
+
+
+def follows_a_pin(b):
+    """Line 20 of the fifth GPIO chip; and one that the kernel itself has taken."""
+    m = b.machine
+    m.must("addgroup sonde gpio")
+    b.configure(SENSORS + PINS)
+    b.restart()
+    for level in (0, 1, 0, 1):
+        m.pin("/machine/soc/gpio5", 20, level)
+        b.arrives("sonde.sensor.level", "door/level", level)
+    taken = b.sensor("menu")
+    check(taken["state"] == "absent" and taken["reads"] == 0, taken)
+    return f"0, 1, 0, 1; a line that the kernel has is {taken['missing']}"
+
+
+def reads_what_the_kernel_has_drivers_for(b):
+    """Industrial I/O on I2C, hwmon on I2C and, of the old kind, on SPI."""
+    m = b.machine
+    m.temperature("thermometer2", 61.5)
+    m.must("cd /sys/bus/i2c/devices/i2c-2 && echo lm75 0x49 > new_device && echo dps310 0x77 > new_device")
+    b.configure(SENSORS + PINS + AIR + '[gauges.hardware]\ninterval = "1s"\n')
+    b.restart()
+    b.arrives("hw.temperature", "lm75/2-0049/temp1", 61.5)
+    b.arrives("hw.voltage", "max1111/spi4.0/in0", 0.8)
+    folder = "/sys/bus/iio/devices/iio:device0"
+    celsius = number(b, f"cat {folder}/in_temp_input") / 1000
+    pascal = number(b, f"cat {folder}/in_pressure_input") * 1000
+    b.arrives("hw.temperature", "air/temp", celsius)
+    b.arrives("sonde.sensor.pressure", "air/pressure", pascal)
+    # The same chip by its kernel driver and by Sonde: who has it is told.
+    return f"61.5 Cel (lm75), 0.8 V (max1111), {celsius} Cel and {pascal:.0f} Pa (dps310)"
+
+
+def lives_through_a_bus_that_goes_and_comes(b):
+    """The adapter's driver lets go of it while the agent is away, and again while it runs."""
+    m = b.machine
+    m.must("/etc/init.d/S90sonde stop")
+    m.must(f"echo {ADAPTER} > {ADAPTER_DRIVER}/unbind")
+    check(m.run(f"ls {BUS}")[0] != 0, "the bus is still there")
+    m.must("/etc/init.d/S90sonde start")
+    b.agent()
+    b.wait("the bus is missed", lambda: b.sensor("cabinet")["state"] == "absent")
+    why = b.sensor("cabinet")["missing"]
+    check(b.sensor("door")["state"] == "ok", b.sensor("door"))
+    m.temperature("thermometer", 55)
+    m.must(f"echo {ADAPTER} > {ADAPTER_DRIVER}/bind")
+    b.arrives("hw.temperature", "cabinet/temperature", 55)
+    # Now with the bus in use: the kernel waits for those who have it open.
+    m.must(f"(echo {ADAPTER} > {ADAPTER_DRIVER}/unbind; echo done > /tmp/unbound) >/dev/null 2>&1 &")
+    at = b.more_ticks(5)
+    check(b.sensor("door")["state"] == "ok", b.sensor("door"))
+    waits = m.run("cat /tmp/unbound")[0] != 0
+    b.restart()
+    b.wait("the bus is missed again", lambda: b.sensor("cabinet")["state"] == "absent")
+    b.wait("its driver has let go", lambda: m.run("cat /tmp/unbound")[0] == 0)
+    m.temperature("thermometer", 20)
+    m.must(f"echo {ADAPTER} > {ADAPTER_DRIVER}/bind")
+    b.arrives("hw.temperature", "cabinet/temperature", 20)
+    return f"missing as {why}, and back both times; tick {at}; while in use the kernel {'waits' if waits else 'does not wait'}"
+
+
+def keeps_what_it_sampled_while_the_link_is_down(b):
+    instance = b.instance()
+    b.machine.link(False)
+    before = b.ticks()
+    until = b.more_ticks(30)
+    check(max(b.otlp.ticks[instance]) < before + 25, "the link was not down")
+    b.machine.link(True)
+    b.both_have(instance, until)
+    b.no_holes(instance)
+    return f"{until - before} ticks came afterwards"
+
+
+def loses_nothing_over_an_orderly_reboot(b):
+    instance = b.instance()
+    b.machine.link(False)
+    last = b.more_ticks(10)
+    b.off()
+    b.boot()
+    b.agent()
+    b.both_have(instance, last)
+    b.no_holes(instance)
+    check(b.status()["device"]["id"] == SERIAL, "another identity")
+    b.arrives("hw.temperature", "cabinet/temperature", 0)
+    return f"{last} ticks, the last of them without a link, all arrived"
+
+
+def survives_a_power_cut(b):
+    """Once with the right time, and once in a boot that never learned it."""
+    told = []
+    for clock in (True, False):
+        instance = b.instance()
+        b.machine.link(False)
+        b.more_ticks(20)
+        last = b.ticks()
+        began = b.since
+        b.cut()
+        b.boot(clock=clock)
+        b.agent()
+        if not clock:
+            # What it sampled with the right time is stored; now it samples in 1970 and is cut again.
+            lost = instance, last
+            b.machine.link(False)
+            instance, last, began = b.instance(), b.more_ticks(20), b.since
+            b.cut()
+            b.boot()
+            b.agent()
+            b.both_have(lost[0], lost[1] - LOSS_WINDOW - 2)
+        b.both_have(instance, last - LOSS_WINDOW - 2)
+        b.no_holes(instance)
+        for name, book in b.cloud.books():
+            wrong = {tick: when for tick, when in book.ticks[instance].items() if not began - 2 < when < time.time() + 2}
+            check(not wrong, f"times at the {name} that cannot be: {wrong}; the boot began {began}")
+        came = max(b.otlp.ticks[instance])
+        told.append(f"{'with' if clock else 'without'} the time: sampled {last}, delivered {came}")
+    return f"{'; '.join(told)}; window {LOSS_WINDOW} s"
+
+
+def is_removed_and_leaves_what_is_its_owners(b):
+    m = b.machine
+    folder = b.package.removesuffix(".tar.gz")
+    pid = m.must("cat /run/sonde.pid")
+    m.must(f"./{folder}/install.sh --remove", 300)
+    check(m.run(f"test -e /proc/{pid}")[0] != 0, "it still runs")
+    check(m.run("test -e /usr/bin/sonde -o -e /etc/init.d/S90sonde")[0] != 0, "the program is still there")
+    m.must("test -f /etc/sonde/sonde.toml && test -n \"$(ls -A /var/lib/sonde)\"")
+    return "configuration and state are kept"
+
+
+STEPS = [
+    installs_from_the_tar,
+    samples_in_1970_and_delivers_when_it_knows_the_time,
+    sees_a_32_bit_kernel_as_it_is,
+    reads_a_thermometer_on_its_bus,
+    reads_sixteenths_when_the_chip_is_told_to_give_them,
+    follows_a_pin,
+    reads_what_the_kernel_has_drivers_for,
+    lives_through_a_bus_that_goes_and_comes,
+    keeps_what_it_sampled_while_the_link_is_down,
+    loses_nothing_over_an_orderly_reboot,
+    survives_a_power_cut,
+    is_removed_and_leaves_what_is_its_owners,
+]
