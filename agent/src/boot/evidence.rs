@@ -76,11 +76,17 @@ pub(super) fn tail(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     // Files of the kernel have no length, or a page; theirs is what a read gives.
     if meta.len() > limit {
         file.seek(SeekFrom::Start(meta.len() - limit))?;
+        let bytes = read(&file, limit)?;
+        if !bytes.is_empty() {
+            return Ok(bytes);
+        }
+        // A page that nobody wrote: what there is stands at its beginning.
+        file.rewind()?;
     }
-    read(file, limit)
+    read(&file, limit)
 }
 
-fn read(file: File, limit: u64) -> io::Result<Vec<u8>> {
+fn read(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -92,4 +98,16 @@ pub(super) fn names(folder: &Path, limit: usize) -> io::Result<Vec<PathBuf>> {
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_kernels_that_says_a_page_is_read_from_its_beginning() {
+        let path = Path::new("/sys/devices/system/cpu/online");
+        assert!(fs::metadata(path).unwrap().len() > 512);
+        assert_eq!(tail(path, 512).unwrap(), fs::read(path).unwrap());
+    }
 }
