@@ -323,10 +323,7 @@ mod tests {
             ("sys/devices/spi4.0/name", "max1111\n"),
             ("sys/devices/spi4.0/in0_input", "800\n"),
         ]);
-        tree.link(
-            "sys/class/hwmon/hwmon0/device",
-            "../../../devices/spi4.0",
-        );
+        tree.link("sys/class/hwmon/hwmon0/device", "../../../devices/spi4.0");
         let out = read(&mut tree.probe(Family::Hardware, hardware), 1);
         let gauge = "hw.voltage hw.id=max1111/spi4.0/in0 hw.name=max1111";
         check(&out, gauge, Ok(Value::Float(0.8)));
