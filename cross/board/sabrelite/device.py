@@ -121,6 +121,10 @@ class Board(Gateway):
         self.machine.must("/etc/init.d/S90sonde restart")
         return self.agent()
 
+    def join(self, user, group):
+        """What `addgroup USER GROUP` does, where there is one."""
+        self.machine.must(f"sed -i '/^{group}:/{{s/:$/:{user}/;t;s/$/,{user}/}}' /etc/group; grep -q '^{group}:.*{user}' /etc/group")
+
     def gauge(self, name, **attributes):
         """The one series of this name with these attributes (dots written __), as the status shows it."""
         wanted = {key.replace("__", "."): value for key, value in attributes.items()}
