@@ -88,13 +88,15 @@ class Board(Gateway):
         self.machine, self.boots, self.said = None, 0, []
         self.began = time.time()
 
-    def boot(self, words=(), clock=True):
-        """Until there is a shell; in s. `clock`: with the right time at once, as from a GPS."""
+    def boot(self, words=(), clock=True, link=True):
+        """Until there is a shell; in s. `clock`: with the right time then, as from a GPS; `link`: with the cable in."""
         began = time.monotonic()
         self.disk = Disk(self.image, str(self.folder / "disk.sock"))
         self.machine = Machine(self.folder, self.disk.path, list(words), self.a.verbose)
         self.boots += 1
         self.since = time.time()
+        if not link:
+            self.machine.link(False)
         self.machine.login()
         took = time.monotonic() - began
         if clock:
@@ -140,6 +142,15 @@ class Board(Gateway):
                 self.wait("", lambda book=book: book.latest(name, identity) == value)
             except Failed:
                 raise Failed(f"{name} of {identity} should be {value} at the {way}, is {book.latest(name, identity)}") from None
+
+    def right_times(self, instance, since):
+        """Every tick that came is of when it was sampled, as near as can be told from here."""
+        for name, book in self.cloud.books():
+            with book.lock:
+                ticks = sorted(book.ticks[instance].items())
+            wrong = {tick: when for tick, when in ticks if not since - 2 < when < time.time() + 2}
+            if wrong or [when for _, when in ticks] != sorted(when for _, when in ticks):
+                raise Failed(f"times at the {name} that cannot be, since {since:.0f}: {wrong or ticks}")
 
     def mended(self):
         """After a step that failed: as the next one wants to find it."""
