@@ -7,7 +7,7 @@ import time
 from . import ROOT, TARGET
 from .image import card_image, device_tree, initrd
 from .machine import Machine
-from emulated import BOOT, Failed
+from emulated import ANSWER, BOOT, Failed
 from emulated.device import Gateway
 from emulated.sinks import Book, Cloud
 from rig.disk import Disk, Fate
@@ -122,6 +122,14 @@ class Board(Gateway):
     def restart(self):
         self.machine.must("/etc/init.d/S90sonde restart")
         return self.agent()
+
+    def wait(self, what, holds, seconds=ANSWER):
+        """Asks seldom: a status costs this board a good part of a second."""
+        end = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > end:
+                raise Failed(f"not within {seconds} s: {what}")
+            time.sleep(1)
 
     def join(self, user, group):
         """What `addgroup USER GROUP` does, where there is one."""

@@ -158,7 +158,8 @@ def sees_a_32_bit_kernel_as_it_is(b):
         else:
             check(abs(value) < 2**53 and (value >= 0 or one["unit"] == "Cel"), f"no such thing: {one}")
             check(not one["name"].endswith((".utilization", ".share")) or value <= 1, f"no share: {one}")
-    check(absent.keys() <= {"unsupported", "denied", "gone", "first"}, f"absent for no good reason: {absent}")
+    # A timeout is the emulator's: a register behind a bus takes it hundreds of milliseconds.
+    check(absent.keys() <= {"unsupported", "denied", "gone", "first", "timeout"}, f"absent for no good reason: {absent}")
     families = {one["name"].split(".")[1] for one in gauges}
     check(families >= {"cpu", "memory", "disk", "network", "load", "filesystem", "pressure"}, families)
     told = {why: sorted(names) for why, names in absent.items()}
