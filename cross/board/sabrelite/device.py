@@ -146,8 +146,12 @@ class Board(Gateway):
     def arrives(self, name, identity, value):
         """Waits until this value is the latest of the series on both ways."""
         for way, book in self.cloud.books():
+            def there(book=book):
+                latest = book.latest(name, identity)
+                return latest is not None and abs(latest - value) <= 1e-9 * abs(value)
+
             try:
-                self.wait("", lambda book=book: book.latest(name, identity) == value)
+                self.wait("", there)
             except Failed:
                 raise Failed(f"{name} of {identity} should be {value} at the {way}, is {book.latest(name, identity)}") from None
 

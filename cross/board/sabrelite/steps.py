@@ -28,10 +28,10 @@ PINS = """
 kind = "gpio"
 chip = "/dev/gpiochip4"
 line = 20
-[sensor.menu]
+[sensor.card]
 kind = "gpio"
 chip = "/dev/gpiochip1"
-line = 1
+line = 6
 """
 WEATHER = """
 [gauges.sensor]
@@ -184,7 +184,8 @@ def follows_a_pin(b):
     for level in (0, 1, 0, 1):
         m.pin("/machine/soc/gpio5", 20, level)
         b.arrives("sonde.sensor.level", "door/level", level)
-    taken = b.sensor("menu")
+    b.wait("the line of the card's slot was asked for", lambda: b.sensor("card")["failures"] > 0)
+    taken = b.sensor("card")
     check(taken["state"] == "absent" and taken["reads"] == 0, taken)
     return f"0, 1, 0, 1; a line that the kernel has is {taken['missing']}"
 
@@ -197,7 +198,7 @@ def finds_no_chip_on_an_open_spi(b):
     b.restart()
     b.wait("it was asked", lambda: b.sensor("weather")["failures"] > 1)
     weather = b.sensor("weather")
-    check((weather["state"], weather["missing"], weather["reads"]) == ("absent", "gone", 0), weather)
+    check((weather["state"], weather["reads"]) == ("absent", 0) and weather["missing"] in ("gone", "garbage"), weather)
     interrupts = number(b, "sed -n 's/ *GPC .*200c000.spi//p' /proc/interrupts | sed 's/^[^:]*://; s/^ *//; s/ .*//'")
     check(interrupts > 0, "no transfer took place")
     return f"{interrupts:.0f} interrupts of the controller, absent as {weather['missing']}"
@@ -230,7 +231,7 @@ def lives_through_a_bus_that_goes_and_comes(b):
     b.agent()
     b.wait("the bus is missed", lambda: b.sensor("cabinet")["state"] == "absent")
     why = b.sensor("cabinet")["missing"]
-    check(b.sensor("door")["state"] == "ok", b.sensor("door"))
+    b.wait("the pin is read", lambda: b.sensor("door")["state"] == "ok")
     m.temperature("thermometer", 55)
     m.must(f"echo {ADAPTER} > {ADAPTER_DRIVER}/bind")
     b.arrives("hw.temperature", "cabinet/temperature", 55)
