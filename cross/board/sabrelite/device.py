@@ -1,6 +1,5 @@
 """The device under test: keeps its SD card when the power goes."""
 
-import json
 import random
 import time
 
@@ -176,8 +175,8 @@ class Board(Gateway):
         self.restart()
 
     def sensor(self, name):
-        """Its line in the status."""
+        """Its line in the status; one without anything before it was asked."""
         for one in self.status()["sensors"]:
             if one["name"] == name:
                 return one
-        raise Failed(f"no sensor {name}: {json.dumps(self.status()['sensors'])}")
+        return {"name": name, "state": None, "reads": 0, "failures": 0, "missing": None}
