@@ -57,15 +57,15 @@ pub fn open(kind: &Kind, root: &Path) -> Result<Box<dyn Driver>, Missing> {
             Box::new(iio::Device::new(&folder, channels))
         }
         Kind::Gpio(chip, line, active_low) => {
-            let gone = |error: linux_embedded_hal::gpio_cdev::Error| gpio_missing(&error);
             let flags = match active_low {
                 true => LineRequestFlags::INPUT | LineRequestFlags::ACTIVE_LOW,
                 false => LineRequestFlags::INPUT,
             };
             let line = GpioChip::new(chip).and_then(|mut chip| chip.get_line(*line));
-            let line = line.map_err(gone)?;
-            let handle = line.request(flags, 0, "sonde").map_err(gone)?;
-            Box::new(Chip(Line::new(CdevPin::new(handle).map_err(gone)?)))
+            let pin = line
+                .and_then(|line| line.request(flags, 0, "sonde"))
+                .and_then(CdevPin::new);
+            Box::new(Chip(Line::new(pin.map_err(|_| gpio_missing(chip))?)))
         }
     })
 }
@@ -96,12 +96,11 @@ fn spi(at: &SpiPlace) -> Result<SpidevDevice, Missing> {
     Ok(device)
 }
 
-fn gpio_missing(error: &linux_embedded_hal::gpio_cdev::Error) -> Missing {
-    let source = std::error::Error::source(error);
-    match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(error) => Missing::of(error),
-        None => Missing::Gone,
-    }
+/// `gpio-cdev` tells its reason only in words, and asking for them links tables
+/// of every error's name. What can be opened has no such line, or not for us.
+fn gpio_missing(chip: &Path) -> Missing {
+    let opened = std::fs::File::open(chip);
+    opened.map_or_else(|error| Missing::of(&error), |_| Missing::Gone)
 }
 
 /// A sensor of `sonde-firmware-hal` with `N` values.

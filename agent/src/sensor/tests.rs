@@ -433,6 +433,16 @@ fn channels_of_the_kernel_are_read_below_the_root() {
 }
 
 #[test]
+fn a_gpio_chip_that_is_none_or_is_not_there_is_absent_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| Kind::Gpio(folder.path().join(name), 3, false);
+    let open = |kind: &Kind| driver::open(kind, Path::new("/")).err();
+    assert_eq!(open(&at("gpiochip0")), Some(Missing::Unsupported));
+    std::fs::write(folder.path().join("gpiochip1"), "no device").unwrap();
+    assert_eq!(open(&at("gpiochip1")), Some(Missing::Gone));
+}
+
+#[test]
 fn an_spi_device_that_is_none_or_is_not_there_is_absent_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| {
@@ -446,4 +456,50 @@ fn an_spi_device_that_is_none_or_is_not_there_is_absent_with_its_reason() {
     assert_eq!(open(&at("spidev0.0")), Some(Missing::Unsupported));
     std::fs::write(folder.path().join("spidev0.1"), "no device").unwrap();
     assert_eq!(open(&at("spidev0.1")), Some(Missing::Gone));
+}
+
+#[test]
+fn chips_on_one_spi_bus_share_a_thread_and_each_gives_what_it_has() {
+    let chip = |name: &str, kind: fn(Place) -> Kind| {
+        let at = SpiPlace {
+            device: format!("/dev/{name}").into(),
+            speed: 1_000_000,
+            mode: 0,
+        };
+        Settings {
+            name: name.into(),
+            kind: kind(Place::Spi(at)),
+        }
+    };
+    let (a, b) = ("spidev0.0", "spidev0.1");
+    let mut rig = Rig::new(&[], SHORT);
+    let (open, hangs) = gate();
+    let three = || Step::GivesAll(vec![Ok(21.5), Ok(101_300.0), Ok(40.0)]);
+    let unplugged = Step::GivesAll(vec![Err(Missing::Gone); 3]);
+    rig.bench
+        .set_at("/dev/spidev0.0", [hangs, three(), unplugged]);
+    rig.bench.set_at("/dev/spidev0.1", (0..99).map(|_| three()));
+    let other = chip("spidev1.0", Kind::Bme280);
+    rig.bench
+        .set_at("/dev/spidev1.0", (0..999).map(|_| three()));
+    let both = vec![chip(a, Kind::Bme280), chip(b, Kind::Bmp280), other];
+    rig.sensors.configure(both);
+    // Which bus is late by chance does not matter; which hangs does.
+    while rig.tick().unwrap().last() != Some(&is("spidev1.0", Ok(40.0))) {}
+    assert_eq!(
+        (rig.state(a), rig.state(b)),
+        ("hangs".into(), "waits".into())
+    );
+    open.send(()).unwrap();
+    let values = |rig: &mut Rig, name: &str| {
+        let all = rig.tick().unwrap();
+        let own = all.into_iter().filter(|(of, _)| of == name);
+        own.map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    while values(&mut rig, b) != [Ok(21.5), Ok(101_300.0)] {}
+    assert_eq!((rig.status(b).values, rig.status(b).of), (2, 2));
+    while rig.status(a).missing.as_deref() != Some("gone") {
+        rig.tick().unwrap();
+    }
+    assert_eq!(rig.state(a), "absent");
 }
