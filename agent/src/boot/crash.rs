@@ -5,7 +5,7 @@
 //! is its consequence. Not synced: a hook that waits for a failing disk would
 //! keep a broken agent from being started again, and the next start in the
 //! same boot reads what the kernel has. No backtrace unless `RUST_BACKTRACE`
-//! asks for one; the released program is stripped, so its frames have no names.
+//! asks for one; a program of cross/build has nothing to walk its stack with.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::OpenOptions;
