@@ -31,6 +31,7 @@ use crate::gauge::custom::files::Files;
 use crate::gauge::processes::{self, Processes, Watches};
 use crate::gauge::reader::{Answer, Families, Reader, Report};
 use crate::gauge::runtime::Runtime;
+use crate::gauge::throttling;
 use crate::gauge::{self, Family, Missing, Readings, Registry, host_sources};
 use crate::identity::Identity;
 use crate::otlp::Encoder;
@@ -161,6 +162,7 @@ pub fn spawn(
     sources.push(Box::new(gauge::serial::Serial::new(deps.serial)));
     let clock = deps.clock.clone();
     let suspended = Box::new(move || clock.suspended_ns());
+    let boot = deps.boot.clone();
     sources.push(Box::new(gauge::boot::Boot::new(deps.boot, suspended)));
     let reader = Reader::with(sources, deps.clock.clone())?;
     let runtime = Runtime::new(deps.spool_status.clone(), deps.uplinks.clone());
@@ -173,6 +175,7 @@ pub fn spawn(
         runtime,
         custom: deps.custom,
         watches,
+        boot,
         horizon: deps.horizon,
         clock: deps.clock,
         tracer: deps.tracer,
@@ -188,6 +191,7 @@ struct Parts {
     runtime: Runtime,
     custom: Custom,
     watches: watch::Receiver<Watches>,
+    boot: Boot,
     horizon: watch::Receiver<Option<Duration>>,
     clock: Clock,
     tracer: Tracer,
@@ -216,6 +220,7 @@ fn start<S: Store + Sync>(
         runtime: parts.runtime,
         custom: parts.custom,
         watches: parts.watches,
+        boot: parts.boot,
         reader: parts.reader,
         outstanding: None,
         spare: None,
@@ -260,6 +265,7 @@ struct Shell<S> {
     runtime: Runtime,
     custom: Custom,
     watches: watch::Receiver<Watches>,
+    boot: Boot,
     reader: Reader,
     /// A request that was not answered in time.
     outstanding: Option<oneshot::Receiver<Answer>>,
@@ -374,6 +380,13 @@ impl<S: Store + Sync> Shell<S> {
             .collect();
         let mut readings = self.read(host, now, &mut span).await;
         self.tell(&mut readings, &span);
+        let powered = families.contains(Family::Throttling) || families.contains(Family::Hardware);
+        if powered
+            && !self.boot.is_faint()
+            && let Some(by) = throttling::faint(&readings)
+        {
+            self.boot.faint(&by);
+        }
         if families.contains(Family::Runtime) {
             self.runtime.read(now, &mut readings);
         }
@@ -859,6 +872,7 @@ pub(crate) mod tests {
             agent: Agent::new(spool, Roster::default()),
             custom: Custom::default(),
             watches: watch::channel(Watches::new()).1,
+            boot: Boot::of_tests(),
             horizon,
             clock: Clock::new(ClockTrust::Always),
             tracer: tracer(),

@@ -265,7 +265,7 @@ impl Recorder {
                 unit: column.series.gauge.unit.to_string(),
                 kind: column.series.gauge.kind.as_str().into(),
                 attributes,
-                value: value.ok().map(Value::as_f64),
+                value: value.ok(),
                 missing: value.err().map(|missing| missing.as_str().to_owned()),
                 why: None,
                 table: None,

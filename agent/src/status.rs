@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gauge::Value;
+
 mod problems;
 #[cfg(test)]
 pub(crate) mod sample;
+mod value;
 pub mod words;
 
 pub use problems::problems;
@@ -39,6 +42,9 @@ pub struct Status {
     /// Numbers that local programs pushed and that were refused, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pushes_refused: BTreeMap<String, u64>,
+    /// The last of them: which gauge, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_refused_last: Option<String>,
     /// What is stored.
     pub spool: SpoolStatus,
     /// Ways out.
@@ -273,7 +279,7 @@ pub struct GaugeStatus {
     pub attributes: BTreeMap<String, String>,
     /// Last value.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub value: Option<f64>,
+    pub value: Option<Value>,
     /// Or why there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
@@ -291,6 +297,13 @@ pub struct GaugeStatus {
     pub absent_s: Option<f64>,
     /// Seconds since it was read.
     pub age_s: f64,
+}
+
+impl GaugeStatus {
+    /// The last value, as near as a float comes to it.
+    pub fn number(&self) -> Option<f64> {
+        self.value.map(Value::as_f64)
+    }
 }
 
 /// `spool`

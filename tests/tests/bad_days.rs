@@ -70,7 +70,9 @@ async fn a_32_bit_kernels_proc_is_read_to_the_last_bit_and_past_it() {
         let gauge = gauges
             .get(name)
             .unwrap_or_else(|| panic!("no {name} in {:?}", gauges.keys().collect::<Vec<_>>()));
-        gauge.value.unwrap_or_else(|| panic!("{name}: {gauge:?}"))
+        gauge
+            .number()
+            .unwrap_or_else(|| panic!("{name}: {gauge:?}"))
     };
     assert_eq!(value("system.memory.limit "), 2_067_328.0 * 1024.0);
     // As fine as the agent sends it.
@@ -97,7 +99,7 @@ async fn a_32_bit_kernels_proc_is_read_to_the_last_bit_and_past_it() {
             status
                 .gauges
                 .iter()
-                .any(|gauge| gauge.name == "system.disk.io" && gauge.value == Some(7.0 * 512.0))
+                .any(|gauge| gauge.name == "system.disk.io" && gauge.number() == Some(7.0 * 512.0))
         })
         .await
         .unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::evidence::{Cause, Evidence};
 use super::record::{
-    BootId, Count, Crash, MAX_EVIDENCE, MAX_SEEN, Marker, OomKills, Run, RunId, cut, hex,
+    BootId, Count, Crash, Faint, MAX_EVIDENCE, MAX_SEEN, Marker, OomKills, Run, RunId, cut, hex,
 };
 use super::{End, Reason, Report, What};
 
@@ -22,6 +22,7 @@ pub(super) struct Before {
     pub(super) run: Option<Run>,
     pub(super) marker: Option<Marker>,
     pub(super) crash: Option<Crash>,
+    pub(super) faint: Option<Faint>,
 }
 
 /// What the new run is told.
@@ -62,7 +63,10 @@ pub(super) fn judge(now: RunId, oom: OomKills, evidence: &Evidence, before: &Bef
     });
 
     let mut reports = Vec::new();
-    if new_boot {
+    // Of what was before the agent's first start nothing is to be expected.
+    let told =
+        known.is_some() || count.end.reason != Reason::Unknown || !evidence.panics.is_empty();
+    if new_boot && told {
         reports.push(Report {
             what: What::Boot,
             uid: format!("{}-boot", hex(&now.boot)),
@@ -116,6 +120,9 @@ fn boot_end(known: Option<&Count>, found: &Evidence, before: &Before) -> End {
     let going_down = marker.and_then(|marker| marker.going_down.as_deref());
     let cause = |cause: Cause| found.resets.iter().any(|reset| reset.cause == Some(cause));
 
+    let faint = before.faint.as_ref();
+    let faint = faint.filter(|faint| known.is_some_and(|count| count.boot == faint.boot));
+
     let reason = if let Some(panic) = panic {
         said.push(panic.text.clone());
         if panic.oom {
@@ -134,6 +141,12 @@ fn boot_end(known: Option<&Count>, found: &Evidence, before: &Before) -> End {
     } else if cause(Cause::PowerOn) && marker.is_none() && known.is_some() {
         // The power was off, and nobody had stopped the agent before.
         Reason::PowerLoss
+    } else if faint.is_some()
+        && marker.is_none()
+        && !found.resets.iter().any(|it| it.cause.is_some())
+    {
+        // It was too low, and nothing says otherwise.
+        Reason::PowerLoss
     } else {
         Reason::Unknown
     };
@@ -142,6 +155,9 @@ fn boot_end(known: Option<&Count>, found: &Evidence, before: &Before) -> End {
         going_down.map(|by| format!("the agent was stopped while the machine went down: {by}")),
     );
     said.extend(found.resets.iter().map(|reset| reset.text.clone()));
+    said.extend(
+        faint.map(|faint| format!("the voltage had been too low in that boot: {}", faint.by)),
+    );
     if known.is_none() {
         said.push("the agent's first start here".to_owned());
         let panics = found.panics.iter();
@@ -229,6 +245,9 @@ fn own_word(marker: Option<&Marker>, crash: Option<&Crash>) -> Option<End> {
         }
         (Some(marker), panicked) => {
             let mut said: Vec<String> = marker.going_down.clone().into_iter().collect();
+            if said.is_empty() {
+                said.push("it was asked to stop, and did in order".to_owned());
+            }
             let survived = panicked.and_then(|said| said.into_iter().next());
             said.extend(survived.map(|panic| format!("survived before: {panic}")));
             Some(end(Reason::Stopped, said))

@@ -18,6 +18,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ mod wtmp;
 
 use evidence::Evidence;
 use judge::{Before, Verdict, judge};
-use record::{BootId, Count, Crash, MAX_BYTES, MAX_PENDING, Marker, OomKills, Run, RunId};
+use record::{BootId, Count, Crash, Faint, MAX_BYTES, MAX_PENDING, Marker, OomKills, Run, RunId};
 
 /// The longest that the start waits for what the machine says: a file of a
 /// broken bus may never answer.
@@ -59,6 +60,7 @@ const FOLDER: &str = "boot";
 const COUNT: &str = "count";
 const STOPPED: &str = "stopped";
 const PANIC: &str = "panic";
+const FAINT: &str = "faint";
 
 /// Why a boot or a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +129,8 @@ struct Inner {
     files: Mutex<Option<RealFiles>>,
     run: Mutex<Run>,
     alarm: Option<String>,
+    /// That the voltage is too low was written down in this boot.
+    faint: AtomicBool,
 }
 
 impl Boot {
@@ -170,7 +174,12 @@ impl Boot {
             run: bounded(&run_file).as_deref().and_then(Run::of),
             marker: read(&mut files, STOPPED).as_deref().and_then(Marker::of),
             crash: read(&mut files, PANIC).as_deref().and_then(Crash::of),
+            faint: read(&mut files, FAINT).as_deref().and_then(Faint::of),
         };
+        let faint = before
+            .faint
+            .as_ref()
+            .is_some_and(|faint| faint.boot == id.boot);
         let mut run = Run {
             id,
             oom,
@@ -210,6 +219,7 @@ impl Boot {
             files: Mutex::new(files),
             run: Mutex::new(run),
             alarm,
+            faint: AtomicBool::new(faint),
         }))
     }
 
@@ -322,6 +332,28 @@ impl Boot {
         {
             log::warn!("the next start will not know that this run was stopped: {error}");
         }
+    }
+
+    /// Writes down, once a boot, that the voltage is too low: should the power
+    /// go, the next start has something to go by.
+    pub fn faint(&self, by: &str) {
+        if self.0.verdict.is_none() || self.0.faint.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let faint = Faint {
+            boot: self.0.id.boot,
+            by: record::clean(by),
+        };
+        if let Some(files) = lock(&self.0.files).as_mut()
+            && let Err(error) = replace(files, FAINT, &faint.to_bytes())
+        {
+            log::warn!("the next start will not know that the voltage was too low: {error}");
+        }
+    }
+
+    /// Whether that was done.
+    pub fn is_faint(&self) -> bool {
+        self.0.faint.load(Ordering::Relaxed)
     }
 
     /// For the status.

@@ -95,6 +95,14 @@ pub(super) struct Crash {
     pub(super) backtrace: String,
 }
 
+/// That the voltage was too low in a boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Faint {
+    pub(super) boot: BootId,
+    /// What said so.
+    pub(super) by: String,
+}
+
 /// One line of plain text, not too long.
 pub(super) fn clean(text: &str) -> String {
     cut(text, MAX_TEXT)
@@ -300,6 +308,26 @@ impl Marker {
             id: lines.id()?,
             lost: lines.text("lost"),
             going_down: lines.text("going down"),
+        })
+    }
+}
+
+impl Faint {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut page = Page::new();
+        page.id(RunId {
+            boot: self.boot,
+            start_ns: 0,
+        });
+        page.text("low voltage", Some(&self.by));
+        page.sealed()
+    }
+
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let lines = Lines::open(bytes)?;
+        Some(Self {
+            boot: lines.id()?.boot,
+            by: lines.text("low voltage").unwrap_or_default(),
         })
     }
 }

@@ -429,6 +429,81 @@ fn a_panic_belongs_to_one_boot_wherever_its_record_is_moved() {
 }
 
 #[test]
+fn the_very_first_start_has_nothing_to_tell_unless_something_speaks() {
+    let mut gateway = Gateway::new();
+    let boot = gateway.start();
+    assert_eq!(uids(&boot), Vec::<String>::new());
+    let (reason, evidence) = last_boot(&boot);
+    assert_eq!(
+        (reason.as_str(), evidence.as_str()),
+        ("unknown", "the agent's first start here")
+    );
+    for (path, content) in [
+        ("sys/class/watchdog/watchdog0/bootstatus", "32"),
+        (
+            "sys/fs/pstore/dmesg-ramoops-0",
+            "<0>[ 1.0] Kernel panic - not syncing: x\n",
+        ),
+    ] {
+        let mut gateway = Gateway::new();
+        gateway.put(path, content);
+        assert_eq!(uids(&gateway.start()).len(), 1, "{path}");
+    }
+}
+
+#[test]
+fn a_voltage_that_was_too_low_speaks_for_a_power_loss_where_nothing_speaks_against_it() {
+    let mut gateway = Gateway::new();
+    let boot = gateway.settled();
+    boot.faint("sonde.hw.alarm rpi_volt lcrit_alarm");
+    let file = gateway.state().join("boot/faint");
+    let written = fs::read(&file).unwrap();
+    // Once a boot, also over a restart of the agent.
+    boot.faint("again");
+    drop(boot);
+    let boot = gateway.settled();
+    assert!(boot.is_faint());
+    boot.faint("and again");
+    drop(boot);
+    assert_eq!(fs::read(&file).unwrap(), written);
+    gateway.reboot();
+    let boot = gateway.settled();
+    assert!(!boot.is_faint());
+    let (reason, evidence) = last_boot(&boot);
+    assert_eq!(reason, "power_loss");
+    assert!(
+        evidence.contains("too low in that boot: sonde.hw.alarm rpi_volt lcrit_alarm"),
+        "{evidence}"
+    );
+    // It was of the boot before, not of this one.
+    drop(boot);
+    gateway.reboot();
+    let boot = gateway.settled();
+    assert_eq!(last_boot(&boot).0, "unknown");
+    // Stopped in order, or reset by somebody else: it is only told.
+    boot.faint("x");
+    boot.stopped(None, 0);
+    drop(boot);
+    gateway.reboot();
+    let boot = gateway.settled();
+    let (reason, evidence) = last_boot(&boot);
+    assert!(
+        reason == "unknown" && evidence.contains("too low"),
+        "{reason}: {evidence}"
+    );
+    boot.faint("x");
+    drop(boot);
+    gateway.reboot();
+    gateway.put("sys/class/watchdog/watchdog0/bootstatus", "32");
+    assert_eq!(last_boot(&gateway.settled()).0, "watchdog");
+    // What is damaged says nothing.
+    fs::write(&file, "garbage").unwrap();
+    gateway.remove("sys/class/watchdog/watchdog0/bootstatus");
+    gateway.reboot();
+    assert_eq!(last_boot(&gateway.settled()).0, "unknown");
+}
+
+#[test]
 fn boots_are_counted_once_each_and_say_the_same_at_every_start() {
     let mut gateway = Gateway::new();
     for count in 1..=5_u64 {
@@ -458,7 +533,9 @@ fn how_the_last_run_ended_is_told_apart() {
     boot.stopped(None, 0);
     drop(boot);
     let boot = gateway.settled();
-    assert_eq!(last_run(&boot).0, "stopped");
+    let (reason, said) = last_run(&boot);
+    assert_eq!(reason, "stopped");
+    assert!(said.contains("asked to stop"), "{said}");
     gateway.panic(&boot, "panic at src/x.rs:7: boom");
     drop(boot);
     let boot = gateway.settled();
@@ -555,18 +632,21 @@ fn a_run_that_the_kernel_killed_for_memory_is_known_by_the_counts_near_it() {
 #[test]
 fn what_was_told_is_not_told_again_and_what_may_not_have_been_is_the_same_record() {
     let mut gateway = Gateway::new();
+    drop(gateway.settled());
+    gateway.reboot();
+    // How the boot ended, and how the run did.
     let first = uids(&gateway.start());
-    assert_eq!(first.len(), 1);
+    assert_eq!(first.len(), 2);
     // It crashed before the spool had it: the same again, and its own end once.
     let second = uids(&gateway.start());
-    assert_eq!((second.len(), &second[..1]), (2, &first[..]));
+    assert_eq!((second.len(), &second[..2]), (3, &first[..]));
     let boot = gateway.start();
     gateway.panic(&boot, "in the first second");
     drop(boot);
     let third = uids(&gateway.start());
-    assert_eq!(third.len(), 4);
+    assert_eq!(third.len(), 5);
     assert!(third.starts_with(&second));
-    assert_eq!(third.iter().collect::<BTreeSet<_>>().len(), 4);
+    assert_eq!(third.iter().collect::<BTreeSet<_>>().len(), 5);
     // Settled: only what is new is told.
     drop(gateway.settled());
     let next = uids(&gateway.start());

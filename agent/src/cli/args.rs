@@ -249,19 +249,28 @@ fn gauge(mut parser: Parser) -> Result<Command, String> {
     // Options may stand at the end as well.
     let mut rest = parser.raw_args().map_err(told)?;
     while let Some(word) = rest.next() {
-        let slot = match word.to_str() {
-            Some("--socket") => &mut socket,
-            Some("--config") => &mut config,
-            Some("--help") => return Ok(Command::Help(Topic::Of("gauge"))),
+        let text = word.to_str().unwrap_or_default();
+        let (option, glued) = match text.split_once('=') {
+            Some((option, path)) if option.starts_with("--") => (option, Some(path)),
+            _ => (text, None),
+        };
+        let slot = match option {
+            "--socket" => &mut socket,
+            "--config" | "-c" => &mut config,
+            "--help" | "-h" => return Ok(Command::Help(Topic::Of("gauge"))),
             _ => {
                 words.push(utf8(word)?);
                 continue;
             }
         };
-        let path = rest.next().filter(|path| !path.is_empty());
-        let path = path.ok_or_else(|| format!("{} needs a path after it", word.display()))?;
+        let path = match glued {
+            Some(path) => Some(OsString::from(path)),
+            None => rest.next(),
+        };
+        let path = path.filter(|path| !path.is_empty());
+        let path = path.ok_or_else(|| format!("{option} needs a path after it"))?;
         if slot.replace(path.into()).is_some() {
-            return Err(format!("{} is given twice", word.display()));
+            return Err(format!("{option} is given twice"));
         }
     }
     let mut words = words.into_iter();
@@ -515,6 +524,19 @@ mod tests {
             "gauge modem.signal -67 sim=1 --socket /s",
             Ok(gauge(&["sim=1"])),
         );
+        for at_the_end in ["-c s.toml", "--config s.toml", "--config=s.toml"] {
+            let expected = Command::Gauge {
+                config: Some("s.toml".into()),
+                socket: None,
+                gauge: super::super::gauge::Options {
+                    name: "speed".into(),
+                    value: "1".into(),
+                    attributes: vec!["line=3".into()],
+                },
+            };
+            check(&format!("gauge speed 1 line=3 {at_the_end}"), Ok(expected));
+        }
+        check("gauge speed 1 -c a -c b", Err("-c is given twice"));
         check("gauge modem.signal", Err("a name and a number"));
         check("gauge --sockte /s", Err("did you mean"));
         check("gauge a 1 --socket", Err("needs a path"));

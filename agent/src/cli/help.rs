@@ -383,12 +383,21 @@ fn one(about: &About) -> String {
         .collect();
     let operands = match about.name {
         "exec" => " -- COMMAND [ARGUMENT...]",
+        "event" => " NAME [KEY=VALUE...]",
+        "gauge" => " NAME VALUE [KEY=VALUE...]",
+        "publish" => " TOPIC",
+        "spool" => " ls|cat [FRAME]|verify|export",
+        "trace" => " [ID]",
         _ => "",
     };
     let mut out = format!(
-        "Usage: sonde {} {}{operands}\n\n",
+        "Usage: sonde {}{}\n\n",
         about.name,
-        usage.join(" ")
+        match about.name {
+            // What follows the command is its own.
+            "exec" => format!(" {}{operands}", usage.join(" ")),
+            _ => format!("{operands} {}", usage.join(" ")),
+        }
     );
     fill(&mut out, "", about.text);
     if !about.options.is_empty() {
@@ -484,6 +493,23 @@ mod tests {
                 "{text}"
             );
             assert!(about.options.iter().all(|flag| text.contains(flag.name)));
+            // The text names what it takes; so does the first line.
+            let usage = text.lines().next().unwrap_or_default();
+            for operand in [
+                "NAME",
+                "VALUE",
+                "[KEY=VALUE",
+                "TOPIC",
+                "COMMAND",
+                "FRAME",
+                "ID",
+            ] {
+                let taken = about
+                    .text
+                    .contains(&format!("sonde {} {operand}", about.name))
+                    || about.text.contains(&format!("{operand}…]"));
+                assert!(!taken || usage.contains(operand), "{operand}: {usage}");
+            }
         }
         assert!(
             text(Topic::All)

@@ -217,11 +217,64 @@ mod tests {
         compare("docs/man/sonde.toml.5", &man_page());
     }
 
+    fn repository(file: &str) -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(file)
+    }
+
+    #[test]
+    fn the_readme_names_every_document() {
+        let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+        for entry in std::fs::read_dir(repository("docs")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let named = readme.contains(&format!("(docs/{name})"));
+            assert!(named || !name.ends_with(".md"), "docs/{name}");
+        }
+    }
+
+    #[test]
+    fn status_md_has_every_field_of_the_status() {
+        let told = std::fs::read_to_string(repository("docs/STATUS.md")).unwrap();
+        let source = include_str!("../status.rs");
+        let mut part = String::new();
+        let mut missing = Vec::new();
+        for line in source.lines() {
+            if let Some(name) = line.strip_prefix("pub struct ") {
+                part = name.to_owned();
+            }
+            let field = line
+                .strip_prefix("    pub ")
+                .and_then(|rest| rest.split_once(':'));
+            let Some((name, _)) = field.filter(|(name, _)| !name.contains('(')) else {
+                continue;
+            };
+            // The owners' own, which are never told.
+            if name == "as_of_boot_ns" {
+                continue;
+            }
+            let spelled = ["`NAME`", ".NAME`", "`NAME.", "`NAME[", ".NAME[", ".NAME."];
+            if !spelled
+                .iter()
+                .any(|form| told.contains(&form.replace("NAME", name)))
+            {
+                missing.push(format!("{part} {name}"));
+            }
+        }
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
     #[test]
     fn the_reference_in_config_md_is_what_the_table_of_keys_says() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CONFIG.md");
         let found = std::fs::read_to_string(path).unwrap();
         let (intro, _) = found.split_once(MARK).expect("the mark line is missing");
+        let names = crate::gauge::Family::ALL.map(|family| family.as_str());
+        let families = format!("`*` stands for each gauge family: {}.\n", names.join(", "));
+        let start = intro.find("`*` stands for").expect("what * is");
+        let (before, rest) = intro.split_at(start);
+        let (_, after) = rest.split_once('\n').expect("a line");
+        let intro = format!("{before}{families}{after}");
         compare("docs/CONFIG.md", &format!("{intro}{MARK}{}", markdown()));
     }
 }

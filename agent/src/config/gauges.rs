@@ -236,7 +236,7 @@ fn descriptor(table: &mut Table<'_>, table_name: &str) -> Arc<Descriptor> {
         table.error(
             "unit",
             what,
-            "UCUM units are such as \"Cel\", \"By/s\", \"%\", \"{packet}\"",
+            "units are UCUM's, such as \"Cel\", \"By/s\", \"%\", or a word in braces: \"{packet}\"",
         );
     }
     let kind = match table.text("kind") {

@@ -182,6 +182,7 @@ impl Snapshot for Board {
                 boot: self.boot.status(),
                 gauges,
                 pushes_refused: self.custom.refused(),
+                push_refused_last: self.custom.last_refused(),
                 spool: self.spool.borrow().clone().aged_to(now.boot_ns),
                 uplinks,
                 receiver: self
@@ -214,7 +215,7 @@ fn total(gauges: &[GaugeStatus], name: &str) -> Option<f64> {
     // Other programs' have a name.
     let own = |g: &&GaugeStatus| !g.attributes.contains_key("sonde.process.name");
     let series = gauges.iter().filter(|g| g.name == name);
-    let mut values = series.filter(own).map(|g| g.value);
+    let mut values = series.filter(own).map(GaugeStatus::number);
     let first = values.next()??;
     values.try_fold(first, |sum, value| Some(sum + value?))
 }

@@ -24,7 +24,7 @@ struct Page(BTreeMap<String, Metric>);
 pub fn render(status: &Status) -> String {
     let mut page = Page::default();
     for gauge in &status.gauges {
-        if let Some(value) = gauge.value {
+        if let Some(value) = gauge.number() {
             let counter = gauge.kind == "counter";
             let ratio = gauge.kind != "counter" && gauge.kind != "updowncounter";
             let name = name(&gauge.name, &gauge.unit, counter, ratio);

@@ -5,19 +5,22 @@
 //! words), `GET /metrics` (Prometheus text 0.0.4), `GET /traces`, `GET /` (this list);
 //! requests with a body are refused. `sonde.sock` takes what local programs send: [`local`].
 //!
-//! Nobody can hold the agent up through them: a permit is taken before a
-//! connection is accepted, a head must arrive in time and fit, a connection has
-//! a deadline as a whole, and so has the drain at shutdown. One connection
+//! Nobody can hold the agent up through them: connections have seats, a head
+//! must arrive in time and fit, a connection has a deadline as a whole, and so has
+//! the drain at shutdown. When somebody waits for a seat, one that has asked nothing
+//! yet loses its own, the oldest first. One connection
 //! carries one request unless [`Limits::keep_alive`] says otherwise; when
 //! connections run short, those that are kept are closed after their answer.
 //!
 //! What is answered is a [`Routes`]; where it is heard a [`Door`]: another
 //! socket with other routes is one more [`serve`].
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,9 +30,9 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::status::{View, render};
@@ -153,32 +156,31 @@ pub fn spawn(door: Door, source: Arc<dyn Snapshot>, stop: CancellationToken) -> 
 /// Answers on `door` until `stop`, then drains.
 pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let crowded = Arc::new(Notify::new());
+    let mut seats: VecDeque<Arc<Seat>> = VecDeque::new();
     let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.ok();
-            (permit, door.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            next = next => next,
+            accepted = door.accept() => accepted,
         };
         match accepted {
             Ok(stream) => {
+                let room = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    room = room(&permits, &mut seats) => room,
+                };
                 let (routes, stop) = (Arc::clone(&routes), stop.clone());
-                let crowd = Arc::clone(&crowded);
+                let seat = Arc::new(Seat::new());
+                seats.push_back(Arc::clone(&seat));
                 routes.connected(true);
                 connections.spawn(vitals::DOOR.watch(async move {
-                    converse(stream, &routes, limits, stop, &crowd).await;
+                    converse(stream, &routes, limits, stop, &seat).await;
+                    seat.left.store(true, Ordering::Relaxed);
                     routes.connected(false);
-                    drop(permit);
+                    drop(room);
                 }));
-                // The next one would wait: those who only keep theirs make room.
-                if limits.keep_alive && permits.available_permits() == 0 {
-                    crowded.notify_waiters();
-                }
             }
             Err(error) => {
                 log::warn!("{door}: no connection accepted: {error}");
@@ -205,6 +207,77 @@ pub async fn serve(door: Door, routes: Arc<dyn Routes>, limits: Limits, stop: Ca
     }
 }
 
+/// A connection's place.
+struct Seat {
+    since: Instant,
+    /// It has asked something.
+    heard: AtomicBool,
+    /// It is over.
+    left: AtomicBool,
+    /// Others wait for it.
+    wanted: Notify,
+}
+
+/// Who has not asked anything after this long may lose the seat.
+const SILENCE: Duration = Duration::from_millis(50);
+
+impl Seat {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            heard: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            wanted: Notify::new(),
+        }
+    }
+}
+
+/// Waits for a seat, and makes somebody leave one: those that only keep theirs
+/// between two requests, and the one that has been silent longest.
+async fn room(
+    permits: &Arc<Semaphore>,
+    seats: &mut VecDeque<Arc<Seat>>,
+) -> Option<OwnedSemaphorePermit> {
+    seats.retain(|seat| !seat.left.load(Ordering::Relaxed));
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    for seat in seats
+        .iter()
+        .filter(|seat| seat.heard.load(Ordering::Relaxed))
+    {
+        seat.wanted.notify_one();
+    }
+    // One at a time: whoever was asked to leave is given the time to.
+    let mut next = Instant::now();
+    loop {
+        let silent = |seat: &&Arc<Seat>| !seat.heard.load(Ordering::Relaxed);
+        let oldest = seats
+            .iter()
+            .find(silent)
+            .map(|seat| next.max(seat.since + SILENCE));
+        let patience = async {
+            match oldest {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            permit = Arc::clone(permits).acquire_owned() => return permit.ok(),
+            () = patience => {
+                // It may have asked meanwhile; then the next oldest is looked at.
+                if let Some(at) = seats.iter().position(|seat| silent(&seat))
+                    && let Some(seat) = seats.remove(at)
+                {
+                    seat.wanted.notify_one();
+                }
+                next = Instant::now() + SILENCE;
+            }
+        }
+    }
+}
+
 fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         log::error!("a connection of the door ended in a bug: {error}");
@@ -216,9 +289,10 @@ async fn converse(
     routes: &Arc<dyn Routes>,
     limits: Limits,
     stop: CancellationToken,
-    crowded: &Notify,
+    seat: &Seat,
 ) {
     let service = service_fn(|request| {
+        seat.heard.store(true, Ordering::Relaxed);
         let routes = Arc::clone(routes);
         async move { Ok::<_, Infallible>(routes.answer(request).await) }
     });
@@ -233,7 +307,12 @@ async fn converse(
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = stop.cancelled() => {}
-            () = crowded.notified() => {}
+            () = seat.wanted.notified() => {
+                // Half a head is nobody's loss.
+                if !seat.heard.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
             () = sleep(limits.connection) => {}
         }
         connection.as_mut().graceful_shutdown();

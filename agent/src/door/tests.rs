@@ -130,6 +130,34 @@ async fn slow_clients_on_every_permit_only_delay_the_next() {
 }
 
 #[tokio::test]
+async fn half_requests_keep_nobody_out_however_many_and_patient_they_are() {
+    let hour = Duration::from_secs(3600);
+    let rig = rig(Limits {
+        connections: 4,
+        head: hour,
+        connection: hour,
+        ..Limits::default()
+    })
+    .await;
+    let mut half = Vec::new();
+    for _ in 0..100 {
+        let mut one = UnixStream::connect(&rig.path).await.unwrap();
+        one.write_all(b"GET /sta").await.unwrap();
+        half.push(one);
+    }
+    let answer = timeout(Duration::from_secs(60), get(&rig.path, "/status")).await;
+    assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
+    // The oldest went; the last are still heard out.
+    let mut last = half.pop().unwrap();
+    last.write_all(b"tus HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    let _ = last.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_hundred_connections_are_all_answered() {
     let rig = rig(Limits::default()).await;
     let mut all = JoinSet::new();

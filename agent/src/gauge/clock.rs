@@ -1,8 +1,10 @@
 //! Whether the wall clock can be believed, and whether the battery clock can.
 //!
 //! - By the rule in `clock.trust`, as the agent itself believes it.
-//! - systemd-timesyncd touches a file whenever it has heard a time server:
-//!   its age grows when the server or the way to it is gone.
+//! - systemd-timesyncd touches a file whenever it has heard a time server, chrony
+//!   and ntpd write their clock's drift down about once an hour while they are
+//!   synchronised: the age of the newest grows when the server or the way to it
+//!   is gone.
 //! - `/sys/class/rtc/rtc0/since_epoch` is the battery clock in whole seconds.
 //!   With an empty battery it is years off; a gateway that boots without a
 //!   network then starts in the past.
@@ -16,14 +18,21 @@ use super::{Family, Missing, Readings, SeriesId, Source, Value};
 use crate::clock::Clock;
 use crate::frame::Stamp;
 
-/// Below a root.
-const MARKER: &str = "run/systemd/timesync/synchronized";
+/// Below a root: timesyncd's, chrony's and ntpd's on Debian and elsewhere.
+const MARKERS: [&str; 6] = [
+    "run/systemd/timesync/synchronized",
+    "var/lib/chrony/chrony.drift",
+    "var/lib/chrony/drift",
+    "var/lib/ntp/ntp.drift",
+    "var/lib/ntp/drift",
+    "var/lib/ntpsec/ntp.drift",
+];
 
 /// Reads all three.
 #[derive(Debug)]
 pub struct TimeSync {
     clock: Clock,
-    marker: PathBuf,
+    markers: [PathBuf; MARKERS.len()],
     rtc: KernelFile,
     is_utc: bool,
     ids: Option<[Option<SeriesId>; 3]>,
@@ -34,7 +43,7 @@ impl TimeSync {
     pub fn new(root: &Path, clock: Clock) -> Self {
         Self {
             clock,
-            marker: root.join(MARKER),
+            markers: MARKERS.map(|marker| root.join(marker)),
             rtc: KernelFile::new(root.join("sys/class/rtc/rtc0/since_epoch")),
             is_utc: is_utc(root),
             ids: None,
@@ -62,7 +71,7 @@ impl Source for TimeSync {
         });
         let believed = i64::from(self.clock.synchronised());
         out.put(synchronised, Ok(Value::Int(believed)));
-        out.put(age, sync_age(&self.marker, now));
+        out.put(age, sync_age(&self.markers, now));
         let ahead = match self.is_utc {
             true => self.rtc.head(64).and_then(|text| ahead(text.trim(), now)),
             false => Err(Missing::Unsupported),
@@ -73,9 +82,18 @@ impl Source for TimeSync {
 }
 
 /// By the wall clock, which is what the file's time was written by.
-fn sync_age(marker: &Path, now: Stamp) -> Result<Value, Missing> {
-    let stat = rustix::fs::stat(marker).map_err(|error| Missing::of(&error.into()))?;
-    let age = seconds(now)? - stat.st_mtime;
+fn sync_age(markers: &[PathBuf], now: Stamp) -> Result<Value, Missing> {
+    let mut newest = Err(Missing::Unsupported);
+    for marker in markers {
+        match (rustix::fs::stat(marker), newest) {
+            (Ok(stat), Ok(known)) => newest = Ok(stat.st_mtime.max(known)),
+            (Ok(stat), Err(_)) => newest = Ok(stat.st_mtime),
+            // One that may not be seen says more than none.
+            (Err(error), Err(Missing::Unsupported)) => newest = Err(Missing::of(&error.into())),
+            (Err(_), _) => {}
+        }
+    }
+    let age = seconds(now)? - newest?;
     // The clock was set back since.
     if age < 0 {
         return Err(Missing::Garbage);
@@ -115,7 +133,10 @@ mod tests {
 
     #[test]
     fn the_battery_clock_is_compared_and_the_last_answer_of_a_server_dated() {
-        let tree = Tree::new(&[("sys/class/rtc/rtc0/since_epoch", "1000\n"), (MARKER, "")]);
+        let tree = Tree::new(&[
+            ("sys/class/rtc/rtc0/since_epoch", "1000\n"),
+            (MARKERS[0], ""),
+        ]);
         let out = read(&tree, 3_000_000_000);
         assert_eq!(
             out.value("sonde.clock.synchronised"),
@@ -138,6 +159,24 @@ mod tests {
             Some(Err(Missing::Garbage))
         );
         assert_eq!(out.value(offset), Some(Err(Missing::Unsupported)));
+    }
+
+    #[test]
+    fn the_newest_word_of_any_time_daemon_counts() {
+        let tree = Tree::new(&[(MARKERS[0], ""), (MARKERS[1], "-3.1 0.2\n")]);
+        let at = |marker: &str, unix_s: u64| {
+            let file = std::fs::File::options()
+                .append(true)
+                .open(tree.0.path().join(marker));
+            let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix_s);
+            file.unwrap().set_modified(when).unwrap();
+        };
+        at(MARKERS[0], 1000);
+        at(MARKERS[1], 5000);
+        let age = |out: Readings| out.value("sonde.clock.synchronised.age");
+        assert_eq!(age(read(&tree, 5600)), Some(Ok(Value::Int(600))));
+        at(MARKERS[0], 5590);
+        assert_eq!(age(read(&tree, 5600)), Some(Ok(Value::Int(10))));
     }
 
     #[test]

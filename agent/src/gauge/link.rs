@@ -24,6 +24,8 @@ use crate::frame::Stamp;
 
 /// More than any gateway has.
 const MAX_RADIOS: usize = 16;
+/// What one has.
+const GAUGES: usize = 3;
 
 /// The link family but for the radio.
 pub fn look(root: &Path, out: &mut Found) {
@@ -71,7 +73,7 @@ pub struct Wireless {
 #[derive(Debug)]
 struct Known {
     name: String,
-    ids: [Option<SeriesId>; 3],
+    ids: [Option<SeriesId>; GAUGES],
     seen: bool,
 }
 
@@ -95,6 +97,7 @@ impl Source for Wireless {
         for radio in &mut self.radios {
             radio.seen = false;
         }
+        let mut beyond = 0;
         for line in table.lines().skip(2) {
             let Some((name, fields)) = line.split_once(':') else {
                 continue;
@@ -112,7 +115,10 @@ impl Source for Wireless {
                     });
                     self.radios.len() - 1
                 }
-                None => continue,
+                None => {
+                    beyond += 1;
+                    continue;
+                }
             };
             let Some(radio) = self.radios.get_mut(at) else {
                 continue;
@@ -130,6 +136,10 @@ impl Source for Wireless {
             }
             radio.seen
         });
+        let refused = self.radios.iter().flat_map(|radio| radio.ids);
+        let refused = refused.filter(Option::is_none).count();
+        let registry = out.registry();
+        registry.leave_out_beside(Family::Link, beyond * GAUGES + refused);
         Ok(())
     }
 }
@@ -208,6 +218,21 @@ mod tests {
         tree.write("proc/net/wireless", HEAD);
         read_into(&mut source, 2, &mut out).unwrap();
         assert_eq!(of(&out, "signal"), Some(Err(Missing::Gone)));
+    }
+
+    #[test]
+    fn radios_beyond_the_limit_are_counted_beside_the_links_that_are() {
+        let line = |n| format!("  wlan{n}: 0000   54.  -56.  -90.  0 0 0 3 0 0\n");
+        let lines: String = (0..MAX_RADIOS + 2).map(line).collect();
+        let tree = Tree::new(&[("proc/net/wireless", &format!("{HEAD}{lines}"))]);
+        let mut source = Wireless::new(tree.0.path());
+        let mut out = Readings::new(Registry::default());
+        out.leave_out(Family::Link, 5);
+        read_into(&mut source, 1, &mut out).unwrap();
+        assert_eq!(out.left_out(Family::Link), 5 + 2 * GAUGES);
+        tree.write("proc/net/wireless", HEAD);
+        read_into(&mut source, 2, &mut out).unwrap();
+        assert_eq!(out.left_out(Family::Link), 5);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a gauge that the config names may be called, and its unit and attributes.
 //!
 //! Names follow OpenTelemetry's instrument name syntax, units the syntax of
-//! UCUM. A unit's atoms are not looked up (there are hundreds), but the words
-//! that people write by mistake are refused with the one they mean.
+//! UCUM. Its units without brackets are looked up; what stands in square
+//! brackets (`[degF]`, `[in_i'Hg]`) is believed, since there are hundreds. The
+//! words that people write by mistake are refused with the one they mean.
 
 /// As OpenTelemetry limits an instrument's name.
 const MAX_NAME: usize = 255;
@@ -14,7 +15,7 @@ const MAX_KEY: usize = 64;
 const MAX_VALUE: usize = 256;
 
 /// What people write, and UCUM's code for it.
-const MEANT: [(&str, &str); 30] = [
+const MEANT: [(&str, &str); 35] = [
     ("bytes", "By"),
     ("byte", "By"),
     ("B", "By"),
@@ -43,9 +44,29 @@ const MEANT: [(&str, &str); 30] = [
     ("watt", "W"),
     ("hertz", "Hz"),
     ("ohm", "Ohm"),
-    ("rpm", "{revolution}/min"),
+    ("Volt", "V"),
+    ("Ampere", "A"),
+    ("Watt", "W"),
+    ("Hertz", "Hz"),
+    ("Pascal", "Pa"),
+    ("hour", "h"),
     ("count", "{thing}, as {packet}"),
 ];
+
+/// OpenTelemetry's unit of a fan's speed, though it is none of UCUM's.
+const RPM: &str = "rpm";
+
+/// UCUM's prefixes, the longer ones first.
+const PREFIXES: &str = "Ki Mi Gi Ti da Y Z E P T G M k h d c m u n p f a z y";
+
+/// UCUM's units without brackets that take a prefix …
+const METRIC: &str = "m s g rad K C cd mol sr Hz N Pa J W A V F Ohm S Wb Cel T H lm lx Bq Gy Sv \
+    l L ar t bar u eV pc st b Ky Gal dyn erg P Bi St Mx G Oe Gb sb Lmb ph Ci R RAD REM mho cal cal_th \
+    cal_IT cal_m gf osm eq kat U tex g% Np B bit_s bit By Bd";
+
+/// … and those that take none.
+const WHOLE: &str =
+    "% 10* 10^ deg gon ' '' min h d a a_t a_j a_g wk mo mo_s mo_j mo_g AU atm sph circ att";
 
 /// Whether OpenTelemetry allows the name of a gauge; else what is wrong with it.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
@@ -75,8 +96,8 @@ pub fn check_unit(unit: &str) -> Result<(), String> {
     if unit.len() > MAX_UNIT {
         return Err("must not be longer than 63 characters".into());
     }
-    if let Some((_, meant)) = MEANT.iter().find(|(wrong, _)| *wrong == unit) {
-        return Err(format!("is no UCUM unit; write \"{meant}\""));
+    if unit == RPM {
+        return Ok(());
     }
     if unit.contains('°') {
         return Err("is no UCUM unit; degrees Celsius are \"Cel\", of an angle \"deg\"".into());
@@ -120,7 +141,60 @@ pub fn check_unit(unit: &str) -> Result<(), String> {
     if !term {
         return Err("ends with an operator".into());
     }
-    Ok(())
+    let mut parts = parts(unit);
+    match parts.find(|part| meant(part).is_some() || !is_unit(part)) {
+        None => Ok(()),
+        Some(part) => {
+            let which = match part == unit {
+                true => String::new(),
+                false => format!("has {part:?}, which "),
+            };
+            Err(match meant(part) {
+                Some(meant) => format!("{which}is no UCUM unit; write \"{meant}\""),
+                None => format!("{which}is no UCUM unit; what is counted is as \"{{{part}}}\""),
+            })
+        }
+    }
+}
+
+fn meant(part: &str) -> Option<&'static str> {
+    let found = MEANT.iter().find(|(wrong, _)| *wrong == part);
+    found.map(|(_, meant)| *meant)
+}
+
+/// What stands between operators and parentheses, without what is in braces.
+fn parts(unit: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    let parts = unit.split(move |c| {
+        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
+        depth == 0 && matches!(c, '.' | '/' | '(' | ')')
+    });
+    // An annotation comes last, or alone.
+    parts.filter_map(|part| part.split('{').next().filter(|part| !part.is_empty()))
+}
+
+/// A number, or a unit with or without a prefix and an exponent.
+fn is_unit(part: &str) -> bool {
+    let base = part.trim_end_matches(|c: char| c.is_ascii_digit());
+    if base.is_empty() {
+        return true;
+    }
+    let base = match base.len() < part.len() {
+        true => base.strip_suffix(['+', '-']).unwrap_or(base),
+        false => base,
+    };
+    let is = |list: &str, unit: &str| list.split_ascii_whitespace().any(|one| one == unit);
+    let metric = |unit: &str| {
+        let mut prefixes = PREFIXES
+            .split(' ')
+            .filter_map(|prefix| unit.strip_prefix(prefix));
+        is(METRIC, unit) || prefixes.any(|unit| is(METRIC, unit))
+    };
+    match base.split_once('[') {
+        // As in mm[Hg], dB[mW], k[IU].
+        Some((before, _)) => before.is_empty() || is(PREFIXES, before) || metric(before),
+        None => is(WHOLE, base) || metric(base),
+    }
 }
 
 const UNPAIRED: &str = "has a bracket without its pair";
@@ -152,10 +226,7 @@ mod tests {
     fn every_gauge_of_our_own_table_keeps_the_rules() {
         for (gauge, keys) in table::ALL {
             assert_eq!(check_name(&gauge.name), Ok(()), "{}", gauge.name);
-            // The unit that OpenTelemetry gives a fan's speed is none of UCUM's.
-            if gauge.unit != "rpm" {
-                assert_eq!(check_unit(&gauge.unit), Ok(()), "{}", gauge.unit);
-            }
+            assert_eq!(check_unit(&gauge.unit), Ok(()), "{}", gauge.unit);
             for key in *keys {
                 assert_eq!(check_attribute(key, "x"), Ok(()), "{key}");
             }
@@ -194,16 +265,42 @@ mod tests {
             "Ohm.m",
             "''",
             "deg",
+            "rpm",
+            "{sheet/side}/min",
+            "{revolution}/min",
+            "kW.h",
+            "hPa",
+            "m/s2",
+            "KiBy",
+            "MBy/s",
+            "dB",
+            "uS/cm",
+            "[ppm]",
+            "[in_i'Hg]",
+            "k[IU]/l",
+            "10*-3",
+            "m3.s-1",
+            "ug/m3",
+            "L/min",
+            "1/s",
         ] {
             assert_eq!(check_unit(unit), Ok(()), "{unit}");
         }
         for unit in [
             "", "°C", "m s", "{a", "a}", "[a", "(m", "m)", "m/", ".m", "m..s", "a\"b", "m(s)",
-            "{a{b}}", "\u{3a9}",
+            "{a{b}}", "\u{3a9}", "bananas", "Volt", "m/sec", "kWh", "count", "B/s", "Pas", "x[y",
+            "foo[bar]", "m-", "kk",
         ] {
             assert!(check_unit(unit).is_err(), "{unit:?}");
         }
         assert!(check_unit("bytes").unwrap_err().contains("\"By\""));
+        let wrong = check_unit("m/sec").unwrap_err();
+        assert_eq!(wrong, "has \"sec\", which is no UCUM unit; write \"s\"");
+        let wrong = check_unit("bananas").unwrap_err();
+        assert!(
+            wrong.ends_with("what is counted is as \"{bananas}\""),
+            "{wrong}"
+        );
         assert!(check_unit(&"m".repeat(64)).is_err());
     }
 

@@ -36,6 +36,8 @@ struct Known {
     /// Of each family, in the order of [`Family::ALL`].
     of_family: [usize; Family::ALL.len()],
     left_out: [usize; Family::ALL.len()],
+    /// The same of a family's second source.
+    beside: [usize; Family::ALL.len()],
 }
 
 /// The readings of one tick.
@@ -162,9 +164,21 @@ impl Registry {
         }
     }
 
+    /// The same by a second source of the family.
+    pub fn leave_out_beside(&self, family: Family, series: usize) {
+        if let Some(count) = self.lock().beside.get_mut(family as usize) {
+            *count = series;
+        }
+    }
+
     /// What was noted so last, in the order of [`Family::ALL`].
     pub fn left_out(&self) -> [usize; Family::ALL.len()] {
-        self.lock().left_out
+        let known = self.lock();
+        let mut all = known.left_out;
+        for (count, beside) in all.iter_mut().zip(known.beside) {
+            *count += beside;
+        }
+        all
     }
 
     /// Nothing that holds the lock can leave it half changed.

@@ -101,7 +101,7 @@ gauges! {
     WATCHDOG_TIMEOUT: Watchdog Gauge "sonde.watchdog.timeout" ["s"] ("hw.id", "hw.name") "Time from the last sign of life to the reset.";
     WATCHDOG_BOOT: Watchdog Gauge "sonde.watchdog.boot_status" ["1"] ("hw.id", "hw.name") "Why it says that the machine was reset, as bits (WDIOF_ in linux/watchdog.h); 0: nothing.";
     CLOCK_SYNCHRONISED: Clock Gauge "sonde.clock.synchronised" ["1"] () "1 if the wall clock is believed, by the rule in clock.trust.";
-    CLOCK_SYNC_AGE: Clock Gauge "sonde.clock.synchronised.age" ["s"] () "Time since systemd-timesyncd last heard a time server.";
+    CLOCK_SYNC_AGE: Clock Gauge "sonde.clock.synchronised.age" ["s"] () "Time since systemd-timesyncd last heard a time server, or chrony or ntpd last wrote its drift down (about hourly).";
     RTC_OFFSET: Clock Gauge "sonde.clock.rtc.offset" ["s"] ("hw.id") "How far the battery clock is ahead of the wall clock; far off with an empty battery.";
     PROCESS_MEMORY: Process UpDownCounter "process.memory.usage" ["By"] ("sonde.process.name") "Resident memory.";
     PROCESS_VIRTUAL: Process UpDownCounter "process.memory.virtual" ["By"] ("sonde.process.name") "Address space.";

@@ -17,10 +17,10 @@ use super::file::small;
 use super::probe::{Found, Parse, count, entries};
 use super::readings::{found, text};
 use super::table::{
-    COOLING_MAX, COOLING_STATE, CPU_FREQUENCY, CPU_FREQUENCY_LIMIT, CPU_FREQUENCY_MAX,
+    ALARM, COOLING_MAX, COOLING_STATE, CPU_FREQUENCY, CPU_FREQUENCY_LIMIT, CPU_FREQUENCY_MAX,
     THROTTLE_ACTIVE, THROTTLE_COUNT, THROTTLE_SEEN,
 };
-use super::{Attribute, Missing, Value};
+use super::{Attribute, Missing, Readings, Value};
 
 /// The throttling family.
 pub fn look(root: &Path, out: &mut Found) {
@@ -105,6 +105,26 @@ fn too_hot(root: &Path, out: &mut Found) {
     }
 }
 
+/// What says that the supply's voltage is too low, or was in this boot.
+pub fn faint(readings: &Readings) -> Option<String> {
+    let told = readings.as_slice().iter();
+    let mut on = told.filter(|(_, value)| *value == Ok(Value::Int(1)));
+    on.find_map(|(id, _)| {
+        let series = readings.registry().get(*id)?;
+        let has = |wanted: &str| {
+            let mut attributes = series.attributes.iter();
+            attributes.any(|(_, value)| *value == found(wanted))
+        };
+        let name = &series.gauge.name;
+        let throttled = *name == THROTTLE_ACTIVE.name || *name == THROTTLE_SEEN.name;
+        if throttled && has("under_voltage") {
+            return Some(format!("{name} under_voltage"));
+        }
+        let low = *name == ALARM.name && has("rpi_volt") && has("lcrit_alarm");
+        low.then(|| format!("{name} rpi_volt lcrit_alarm"))
+    })
+}
+
 fn number(name: &str, prefix: &str) -> Option<Attribute> {
     let number = name.strip_prefix(prefix)?.parse().ok()?;
     Some(Attribute::Int(number))
@@ -131,6 +151,43 @@ mod tests {
     use super::super::Family;
     use super::super::probe::testing::{Tree, read};
     use super::*;
+
+    #[test]
+    fn a_supply_that_is_or_was_too_low_is_noticed_and_nothing_else_is() {
+        let throttled = "sys/devices/platform/soc/soc:firmware/get_throttled";
+        let alarm = "sys/class/hwmon/hwmon1/in0_lcrit_alarm";
+        for (chip, low, bits, expected) in [
+            ("rpi_volt", "0", "0", None),
+            (
+                "rpi_volt",
+                "1",
+                "0",
+                Some("sonde.hw.alarm rpi_volt lcrit_alarm"),
+            ),
+            ("nct6775", "1", "60006", None),
+            (
+                "rpi_volt",
+                "0",
+                "10000",
+                Some("sonde.throttle.seen under_voltage"),
+            ),
+        ] {
+            let name = format!("{chip}\n");
+            let tree = Tree::new(&[
+                ("sys/class/hwmon/hwmon1/name", name.as_str()),
+                (alarm, low),
+                (throttled, bits),
+            ]);
+            let mut families = [
+                tree.probe(Family::Throttling, look),
+                tree.probe(Family::Hardware, super::super::hwmon::hardware),
+            ];
+            let found = families
+                .iter_mut()
+                .find_map(|family| faint(&read(family, 1)));
+            assert_eq!(found.as_deref(), expected, "{chip} {low} {bits}");
+        }
+    }
 
     #[test]
     fn what_holds_a_cpu_back_is_read() {

@@ -625,7 +625,7 @@ fn processes(status: &Status, found: &mut Vec<Problem>) {
                     ),
                 ));
             }
-            None if gauge.value == Some(0.0) => found.push(warning(
+            None if gauge.number() == Some(0.0) => found.push(warning(
                 part,
                 "It is watched and does not run. Start it, or look why it ended; \
                  if it should not run, remove its [process] table.",

@@ -80,6 +80,7 @@ pub(crate) fn fine() -> Status {
             },
         ],
         pushes_refused: BTreeMap::new(),
+        push_refused_last: None,
         spool: SpoolStatus {
             path: Some("/var/lib/sonde/spool".into()),
             bytes: 65_536,
@@ -248,7 +249,7 @@ pub(crate) fn gauge(
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
-        value: Some(value),
+        value: Some(crate::gauge::Value::Float(value)),
         missing: None,
         why: None,
         table: None,

@@ -33,6 +33,9 @@ pub(super) fn items(status: &Status) -> Vec<String> {
             of(refused, "number"),
             reasons.join(", ")
         ));
+        if let Some(last) = &status.push_refused_last {
+            items.push(format!("the last refused: {last}"));
+        }
     }
     items
 }
@@ -85,12 +88,14 @@ mod tests {
             ..sample::gauge("speed", "1", &[], 0.0)
         });
         status.pushes_refused = [("rate".to_owned(), 2), ("series".to_owned(), 1)].into();
+        status.push_refused_last = Some("line: the attribute \"a\": no".into());
         assert_eq!(
             items(&status),
             [
                 "speed has no value (gone): exit code 3: no carrier",
                 "modem.signal{sim=1} -67.5 dBm, 1s ago",
                 "3 numbers refused: rate 2, series 1",
+                "the last refused: line: the attribute \"a\": no",
             ]
         );
         let many = status.gauges.last().cloned().unwrap();

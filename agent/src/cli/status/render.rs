@@ -348,7 +348,7 @@ fn gauges(status: &Status) -> Vec<String> {
     let series = |name: &'static str| status.gauges.iter().filter(move |g| g.name == name);
     let attribute = |g: &GaugeStatus, key: &str| g.attributes.get(key).cloned().unwrap_or_default();
     let highest = |name| {
-        let valued = series(name).filter_map(|g| Some((g, g.value?)));
+        let valued = series(name).filter_map(|g| Some((g, g.number()?)));
         valued.max_by(|a, b| a.1.total_cmp(&b.1))
     };
     let why = |name| {
@@ -357,7 +357,7 @@ fn gauges(status: &Status) -> Vec<String> {
     };
     let cpu = series("system.cpu.utilization")
         .find(|g| attribute(g, "cpu.mode") == "idle")
-        .and_then(|g| g.value)
+        .and_then(GaugeStatus::number)
         .map_or_else(
             || why("system.cpu.utilization"),
             |idle| format!("{:.0} %", (1.0 - idle) * 100.0),
@@ -366,7 +366,7 @@ fn gauges(status: &Status) -> Vec<String> {
         .map_or_else(|| why("sonde.load.1m"), |(_, load)| format!("{load:.2}"));
     let memory = series("system.memory.utilization")
         .find(|g| matches!(attribute(g, "system.memory.state").as_str(), "used" | ""))
-        .and_then(|g| g.value)
+        .and_then(GaugeStatus::number)
         .map_or_else(
             || why("system.memory.utilization"),
             |used| format!("{:.0} %", used * 100.0),
@@ -508,10 +508,10 @@ fn processes(status: &Status) -> Vec<String> {
         let figure = |gauge: &str| {
             let mut gauges = status.gauges.iter();
             let found = gauges.find(|g| g.name == gauge && name(g) == name(counted));
-            found.and_then(|g| g.value)
+            found.and_then(GaugeStatus::number)
         };
         let mut line = name(counted).unwrap_or_default();
-        match counted.value {
+        match counted.number() {
             None => {
                 let why = counted.missing.as_deref().unwrap_or("not read yet");
                 let _ = write!(line, " {why}");
@@ -618,7 +618,7 @@ fn agent(status: &Status) -> Vec<String> {
     ];
     let mut gauges = status.gauges.iter();
     let lag = gauges.find(|g| g.name == "sonde.runtime.lag");
-    if let Some(lag) = lag.and_then(|lag| lag.value) {
+    if let Some(lag) = lag.and_then(GaugeStatus::number) {
         lines.push(format!("timers at most {:.1} ms late", lag * 1000.0));
     }
     lines

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::definition::{Absence, Definition, Origin};
 use super::push::Admission;
-use crate::gauge::{Attribute, Missing, Readings, Series, SeriesId, Value};
+use crate::gauge::{Attribute, Family, Missing, Readings, Series, SeriesId, Value};
 use crate::status::GaugeStatus;
 use crate::status::words::duration;
 use crate::work::job::Job;
@@ -34,6 +34,8 @@ struct Shared {
 pub(super) struct Board {
     pub(super) gauges: BTreeMap<String, Entry>,
     pub(super) admission: Admission,
+    /// A series was refused: there are as many as are kept for the life of the agent.
+    pub(super) full: bool,
     /// Of the commands that ended since the last tick.
     longest: Option<Duration>,
 }
@@ -144,6 +146,10 @@ impl Custom {
                 entry.put(out);
             }
         }
+        let slots = board.gauges.values().flat_map(|entry| &entry.slots);
+        let refused = slots.filter(|slot| slot.is_refused()).count();
+        board.full |= refused > 0;
+        out.leave_out(Family::Custom, refused);
         board.longest.take()
     }
 
@@ -389,6 +395,11 @@ impl Slot {
             had: false,
             absent_ns: Some(now_ns),
         }
+    }
+
+    /// Whether there is no room for its series.
+    pub(super) fn is_refused(&self) -> bool {
+        self.id == Some(None)
     }
 
     /// The latest of what came since the last tick is what counts.

@@ -8,6 +8,7 @@ use super::board::{Board, Custom, Slot};
 use super::definition::Origin;
 use super::number::Number;
 use crate::gauge::naming::check_attribute;
+use crate::gauge::readings::MAX_FAMILY_SERIES;
 use crate::rate::{Bucket, Rate};
 
 /// Values in a row, and after that two hundred a second.
@@ -44,6 +45,8 @@ pub enum Refusal {
     Taken(String, String),
     /// One set of attributes more than this gauge may have.
     Series(String, usize),
+    /// All gauges together have as many as are kept.
+    Full(String),
     /// A number that cannot be true.
     Range(String, String),
     /// Too many values.
@@ -60,6 +63,7 @@ impl Refusal {
             Refusal::Attribute(..) => "attribute",
             Refusal::Taken(..) => "taken",
             Refusal::Series(..) => "series",
+            Refusal::Full(_) => "full",
             Refusal::Range(..) => "range",
             Refusal::Rate => "rate",
         }
@@ -90,6 +94,10 @@ impl fmt::Display for Refusal {
                 f,
                 "the gauge {name:?} has {most} sets of attributes already, as many as it may; raise max_series, or use fewer"
             ),
+            Refusal::Full(name) => write!(
+                f,
+                "the gauge {name:?}: all gauges of the configuration have {MAX_FAMILY_SERIES} sets of attributes already since the start, as many as are kept; use fewer"
+            ),
             Refusal::Range(name, why) => write!(f, "the gauge {name:?}: {why}"),
             Refusal::Rate => {
                 f.write_str("too many values: two hundred a second are taken; try again later")
@@ -103,6 +111,8 @@ impl fmt::Display for Refusal {
 pub(super) struct Admission {
     bucket: Bucket,
     refused: BTreeMap<&'static str, u64>,
+    /// Whose it was, and why.
+    last: Option<String>,
 }
 
 impl Admission {
@@ -120,12 +130,18 @@ impl Admission {
 }
 
 impl Custom {
+    /// The last number that was refused: for which gauge, and why.
+    pub fn last_refused(&self) -> Option<String> {
+        self.lock().admission.last.clone()
+    }
+
     /// Takes a number; the next tick tells the last one of each series.
     ///
     /// # Errors
     /// Why it was not taken.
     pub fn push(&self, push: Push, now_ns: u64) -> Result<(), Refusal> {
         let mut board = self.lock();
+        let name = cut(&push.name);
         let taken = board
             .admission
             .take(now_ns)
@@ -134,9 +150,17 @@ impl Custom {
             let count = board.admission.refused.entry(refusal.as_str());
             let count = count.or_default();
             *count = count.saturating_add(1);
+            board.admission.last = Some(format!("{name}: {}", cut(&refusal.to_string())));
         }
         taken
     }
+}
+
+/// The beginning of what somebody else wrote, in a line.
+fn cut(text: &str) -> String {
+    const LIMIT: usize = 200;
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().take(LIMIT).map(plain).collect()
 }
 
 impl Board {
@@ -169,6 +193,8 @@ impl Board {
         if let Some((other, _)) = twin {
             return Err(Refusal::Taken(push.name, other.clone()));
         }
+        let total: usize = self.gauges.values().map(|entry| entry.slots.len()).sum();
+        let full = self.full;
         let Some(entry) = self.gauges.get_mut(&name) else {
             return Err(Refusal::Unknown(push.name));
         };
@@ -178,6 +204,10 @@ impl Board {
             .position(|slot| slot.attributes == attributes);
         if known.is_none() && entry.slots.len() >= max_series {
             return Err(Refusal::Series(push.name, max_series));
+        }
+        let slot = known.and_then(|at| entry.slots.get(at));
+        if slot.map_or(total >= MAX_FAMILY_SERIES || full, Slot::is_refused) {
+            return Err(Refusal::Full(push.name));
         }
         let value = entry.definition.shape.value(push.value);
         let refused = value.as_ref().err().map(|(_, why)| why.clone());

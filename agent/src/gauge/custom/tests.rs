@@ -193,6 +193,40 @@ fn a_flood_of_pushes_is_held_to_its_rate_and_let_in_again() {
 }
 
 #[test]
+fn what_no_series_is_kept_for_is_refused_and_counted_never_taken_in_silence() {
+    use crate::gauge::readings::MAX_FAMILY_SERIES;
+    let custom = configured(&[
+        ("a", pushed(2000)),
+        ("b", definition("b", pushed(2000).origin)),
+    ]);
+    let say = |gauge: &str, n: usize, now| {
+        let taken = custom.push(push(gauge, 1, &[("n", &n.to_string())]), now);
+        taken.map_err(|refusal| refusal.as_str())
+    };
+    // A series that the registry does not take is noticed at its tick …
+    let registry = Registry::default();
+    let mut out = Readings::new(registry.clone());
+    let other = configured(&[("old", pushed(2000))]);
+    other.push(push("old", 1, &[("n", "old")]), 0).unwrap();
+    other.collect(0, &mut out);
+    for n in 0..MAX_FAMILY_SERIES {
+        assert_eq!(say("a", n, n as u64 * S), Ok(()), "{n}");
+    }
+    let later = 2000 * S;
+    assert_eq!(say("b", 0, later), Err("full"), "one more than is kept");
+    assert_eq!(out.left_out(Family::Custom), 0);
+    custom.collect(later, &mut out);
+    assert_eq!(out.left_out(Family::Custom), 1);
+    // … and refused from then on, others not.
+    let last = MAX_FAMILY_SERIES - 1;
+    assert_eq!(say("a", last, later), Err("full"));
+    assert_eq!(say("a", 0, later), Ok(()));
+    assert_eq!(custom.refused()["full"], 2);
+    let last = custom.last_refused().unwrap();
+    assert!(last.starts_with("a: the gauge \"a\": all gauges"), "{last}");
+}
+
+#[test]
 fn a_reload_keeps_what_stayed_and_drops_what_went() {
     let custom = configured(&[("a", pushed(2)), ("b", definition("b", pushed(2).origin))]);
     custom.push(push("a", 1, &[]), S).unwrap();
