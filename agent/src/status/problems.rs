@@ -661,7 +661,8 @@ fn described(status: &Status, found: &mut Vec<Problem>) {
             "denied" => "Let the agent's user read it",
             "unsupported" => "Correct where it is read, or remove the table",
             "timeout" => "Look at what hangs, or raise its timeout",
-            "first" => "Let a program push it, or remove the table",
+            "first" if why.contains("push") => "Let a program push it, or remove the table",
+            "first" => "Look at what it waits for",
             _ => "Mend what says it, or how it is read",
         };
         found.push(warning(

@@ -63,7 +63,7 @@ pub fn render(status: &Status, view: View) -> String {
     page.block("gauges", &gauges(status));
     let custom = custom::items(status);
     if !custom.is_empty() {
-        page.block("custom", &custom);
+        page.list("custom", &custom);
     }
     let processes = processes(status);
     if !processes.is_empty() {
@@ -113,6 +113,15 @@ impl Page {
     /// A label and what belongs to it, parted by dots; lines break between
     /// items where they can. Nothing to say: no block.
     fn block(&mut self, label: &str, items: &[String]) {
+        self.packed(label, items, true);
+    }
+
+    /// The same with a line for each item.
+    fn list(&mut self, label: &str, items: &[String]) {
+        self.packed(label, items, false);
+    }
+
+    fn packed(&mut self, label: &str, items: &[String], several: bool) {
         let width = self.view.width.max(20);
         let narrow = width < NARROW;
         let indent = if narrow { 2 } else { LABEL };
@@ -128,21 +137,31 @@ impl Page {
         for item in items {
             let item = clean(item);
             let length = item.chars().count();
-            if column > start && column + 3 + length <= width {
+            if several && column > start && column + 3 + length <= width {
                 self.out.push_str(" · ");
                 column += 3;
             } else if column > start {
                 let _ = write!(self.out, "\n{:indent$}", "");
                 column = indent;
             }
-            // Longer than a line: cut where the line ends.
-            for c in item.chars() {
-                if column >= width {
+            // Longer than a line: broken between words, or where the line ends.
+            let begun = column;
+            for word in item.split_inclusive(' ') {
+                let length = word.trim_end().chars().count();
+                if column > begun.max(indent) && column + length > width && indent + length <= width
+                {
+                    self.out.truncate(self.out.trim_end_matches(' ').len());
                     let _ = write!(self.out, "\n{:indent$}", "");
                     column = indent;
                 }
-                self.out.push(c);
-                column += 1;
+                for c in word.chars() {
+                    if column >= width && c != ' ' {
+                        let _ = write!(self.out, "\n{:indent$}", "");
+                        column = indent;
+                    }
+                    self.out.push(c);
+                    column += 1;
+                }
             }
         }
         self.out.push('\n');
@@ -515,6 +534,9 @@ fn processes(status: &Status) -> Vec<String> {
             None => {
                 let why = counted.missing.as_deref().unwrap_or("not read yet");
                 let _ = write!(line, " {why}");
+                if let Some(words) = &counted.why {
+                    let _ = write!(line, ": {words}");
+                }
             }
             Some(0.0) => line.push_str(" NOT running"),
             Some(number) => {
@@ -895,6 +917,13 @@ mod tests {
         add("sonde.process.count", "modem", 0.0);
         add("sonde.process.count", "web", 3.0);
         add("process.uptime", "web", 5.0);
+        let by = [("sonde.process.name", "gps")];
+        status.gauges.push(GaugeStatus {
+            value: None,
+            missing: Some("garbage".into()),
+            why: Some("/run/gps.pid holds no process' number".into()),
+            ..sample::gauge("sonde.process.count", "1", &by, 0.0)
+        });
         let lag = sample::gauge("sonde.runtime.lag", "s", &[], 0.0123);
         status.gauges.push(lag);
         status.problems = crate::status::problems(&status);
@@ -905,6 +934,7 @@ mod tests {
         let page = render(&status, view);
         for line in [
             "watched  broker up 1m 2s, 2.0 MiB, 2 restarts · modem NOT running · web up 5s in 3 processes",
+            "gps garbage: /run/gps.pid holds no process' number",
             "timers at most 12.3 ms late",
             "process modem: It is watched and does not run.",
         ] {

@@ -171,8 +171,8 @@ impl Custom {
                     let absent = shown.missing.is_some() && !slot.why.is_empty();
                     shown.why = absent.then(|| slot.why.clone());
                     if let (Some(began), None) = (entry.running, slot.heard_ns) {
-                        let ago = duration(seconds(began));
-                        shown.why = Some(format!("it is being run, since {ago}"));
+                        let long = duration(seconds(began));
+                        shown.why = Some(format!("it has been running for {long}"));
                     }
                     shown.interval_s = interval_s;
                     shown.absent_s = slot.absent_ns.map(seconds);

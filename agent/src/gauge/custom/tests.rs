@@ -302,7 +302,7 @@ fn a_command_starts_at_once_then_shortly_before_its_ticks_and_never_twice_at_onc
     };
     assert_eq!(why(0), "it has not run yet");
     let (name, job) = start(0).unwrap();
-    assert_eq!(why(12 * S), "it is being run, since 12s");
+    assert_eq!(why(12 * S), "it has been running for 12s");
     assert!(start(60 * S).is_none());
     assert_eq!(custom.next_command(), None);
     let ran = |took: u64, now| {
