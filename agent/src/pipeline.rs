@@ -1016,7 +1016,7 @@ pub(crate) mod tests {
             .iter()
             .find(|g| g.name == "sonde.sampler.late")
             .unwrap();
-        assert_eq!(late.value, Some(1.0));
+        assert_eq!(late.number(), Some(1.0));
         stop.cancel();
         pipeline.task.await.unwrap();
     }
