@@ -144,24 +144,14 @@ impl Page {
                 let _ = write!(self.out, "\n{:indent$}", "");
                 column = indent;
             }
-            // Longer than a line: broken between words, or where the line ends.
-            let begun = column;
-            for word in item.split_inclusive(' ') {
-                let length = word.trim_end().chars().count();
-                if column > begun.max(indent) && column + length > width && indent + length <= width
-                {
-                    self.out.truncate(self.out.trim_end_matches(' ').len());
+            // Longer than a line: cut where the line ends.
+            for c in item.chars() {
+                if column >= width {
                     let _ = write!(self.out, "\n{:indent$}", "");
                     column = indent;
                 }
-                for c in word.chars() {
-                    if column >= width && c != ' ' {
-                        let _ = write!(self.out, "\n{:indent$}", "");
-                        column = indent;
-                    }
-                    self.out.push(c);
-                    column += 1;
-                }
+                self.out.push(c);
+                column += 1;
             }
         }
         self.out.push('\n');
