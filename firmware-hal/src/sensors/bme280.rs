@@ -25,6 +25,14 @@ const BMP280_ID: u8 = 0x58;
 const CONTROL: u8 = 0xF4;
 const MEASURED: u8 = 0b0010_0100;
 
+/// Pressure, temperature and humidity as measured; and what stands there for the
+/// first two since the reset if the order to measure was lost.
+const DATA: u8 = 0xF7;
+const UNMEASURED: [u8; 6] = [0x80, 0, 0, 0x80, 0, 0];
+
+/// Filter, pauses, and a bit that gives SPI another number of wires.
+const CONFIG: u8 = 0xF5;
+
 /// On SPI, the bit of a register's number that says what is to be done with it.
 const SPI_READ: u8 = 0x80;
 
@@ -132,7 +140,7 @@ fn measure(bus: &mut dyn Registers, delay: &mut dyn DelayNs) -> Result<[Reading;
         .with_humidity_oversampling(Oversampling::Oversampling1X);
     let mut delay = delay;
     // The address says nothing to `Wire`.
-    let mut driver = BME280::new_primary(Wire(bus));
+    let mut driver = BME280::new_primary(Wire { bus, humid });
     driver.init_with_config(&mut delay, once).map_err(missing)?;
     let measured = driver.measure(&mut delay).map_err(missing)?;
     // Had it gone, or fallen back to its defaults, on the way, this would be another number.
@@ -204,7 +212,33 @@ impl<SPI: SpiDevice> Registers for OnSpi<SPI> {
 }
 
 /// The registers as the driver wants them: behind an I2C bus.
-struct Wire<'a>(&'a mut dyn Registers);
+struct Wire<'a> {
+    bus: &'a mut dyn Registers,
+    /// A BMP280 has nothing where a BME280 has its humidity's calibration.
+    humid: bool,
+}
+
+impl Wire<'_> {
+    fn read(&mut self, register: u8, into: &mut [u8]) -> Result<(), Missing> {
+        if register == CONFIG {
+            // The driver writes back what it reads here. It is 0 after the reset, and
+            // a disturbance must not come to stay.
+            into.fill(0);
+            return Ok(());
+        }
+        self.bus.read(register, into)?;
+        // Neither a calibration nor a measurement is all the same: the line stood still.
+        let telling = if self.humid { 2 } else { 8 };
+        let still = |level: u8| into.iter().all(|byte| *byte == level);
+        if into.len() >= telling && (still(0x00) || still(0xFF)) {
+            return Err(Missing::Gone);
+        }
+        match into.starts_with(&UNMEASURED) && register == DATA {
+            true => Err(Missing::NotReady),
+            false => Ok(()),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Failed(Missing);
@@ -226,8 +260,8 @@ impl I2c for Wire<'_> {
         operations: &mut [Operation<'_>],
     ) -> Result<(), Failed> {
         match operations {
-            [Operation::Write([register]), Operation::Read(into)] => self.0.read(*register, into),
-            [Operation::Write([register, value])] => self.0.write(*register, *value),
+            [Operation::Write([register]), Operation::Read(into)] => self.read(*register, into),
+            [Operation::Write([register, value])] => self.bus.write(*register, *value),
             // The driver does nothing else.
             _ => Err(Missing::Other),
         }
