@@ -58,6 +58,8 @@ class Console:
     def login(self):
         """Waits for the shell that the console gives."""
         end = time.monotonic() + BOOT
+        # What is typed before somebody reads can leave the emulated port's input deaf for good.
+        self.until("automatic login", BOOT)
         while True:
             self.type("stty -echo; PS1=; PS2=; echo SHELL-$((40+2))")
             try:
