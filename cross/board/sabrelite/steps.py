@@ -101,13 +101,19 @@ def reads_a_thermometer_on_its_bus(b):
     b.join("sonde", "i2c")
     b.restart()
     b.arrives("hw.temperature", "cabinet/temperature", 31.5)
-    for celsius in (-12.5, 0, 127.5, -40):
+    for celsius in (-12.5, 0, 124.5):
         m.temperature("thermometer", celsius)
         b.arrives("hw.temperature", "cabinet/temperature", celsius)
+    # No TMP102 can measure that.
+    m.temperature("thermometer", 127.5)
+    b.wait("127.5 Cel is garbage", lambda: b.sensor("cabinet").get("missing") == "garbage")
+    m.temperature("thermometer", -40)
+    b.arrives("hw.temperature", "cabinet/temperature", -40)
+    check(all(value != 127.5 for _, value in b.otlp.of("hw.temperature", "cabinet/temperature")), "garbage was sent")
     nobody = b.sensor("nobody")
     check((nobody["state"], nobody["missing"], nobody["reads"]) == ("absent", "gone", 0), nobody)
     check(b.otlp.latest("hw.temperature", "nobody/temperature") is None, "a sensor that is not there gave a value")
-    return f"five temperatures, {b.sensor('cabinet')['reads']} reads without a failure; the one that is not there is gone"
+    return f"five temperatures, {b.sensor('cabinet')['reads']} reads; 127.5 is garbage; the one that is not there is gone"
 
 
 def number(b, command):
