@@ -175,10 +175,10 @@ def sees_a_32_bit_kernel_as_it_is(b):
 def reads_sixteenths_when_the_chip_is_told_to_give_them(b):
     """The chip wakes with 9 bits; its configuration is somebody else's affair, and so is a bus shared with them."""
     b.machine.must("i2cset -y 2 0x48 1 0x60")
-    for celsius in (-12.25, 31.0625):
+    for celsius in (-12.25, 31.1875):
         b.machine.temperature("thermometer", celsius)
         b.arrives("hw.temperature", "cabinet/temperature", celsius)
-    return "-12.25 and 31.0625"
+    return "-12.25 and 31.1875"
 
 
 def follows_a_pin(b):
