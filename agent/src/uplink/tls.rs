@@ -416,6 +416,16 @@ const fn parse_decimal(text: &str) -> u64 {
 
 impl std::error::Error for TlsError {}
 
+impl TlsError {
+    /// Whether the other side wants another client certificate than it was shown.
+    pub fn is_about_our_certificate(&self) -> bool {
+        matches!(
+            self,
+            Self::ClientCertificateWanted { .. } | Self::ClientCertificateRefused { .. }
+        )
+    }
+}
+
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

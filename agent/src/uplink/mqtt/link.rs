@@ -19,7 +19,9 @@ use super::packet;
 use super::piece::{Piece, PieceId};
 use super::reason::{End, Reaction};
 use super::session::{Attempt, Change, Plan, Session, Verdict, closed, not_mqtt};
+use crate::config::Tls;
 use crate::uplink::Stop;
+use crate::uplink::tls::{self, TlsError};
 
 /// Room for a read; acknowledgements have 4 bytes.
 const READ: usize = 2 * 1024;
@@ -79,6 +81,7 @@ where
         Err(end) => return end,
     };
     let mut link = Link {
+        tls: attempt.tls.as_ref(),
         reader,
         writer,
         session,
@@ -112,6 +115,7 @@ where
 }
 
 struct Link<'a, R, W> {
+    tls: Option<&'a (String, Tls)>,
     reader: R,
     writer: W,
     session: Session<'a>,
@@ -317,6 +321,12 @@ where
     fn broken(&self, error: &io::Error) -> End {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return closed(self.session.connecting());
+        }
+        let refusal = self
+            .tls
+            .and_then(|(host, files)| tls::explain(error, host, files));
+        if let Some(refusal) = refusal.filter(TlsError::is_about_our_certificate) {
+            return End::hold(refusal.to_string());
         }
         let reset = matches!(
             error.kind(),

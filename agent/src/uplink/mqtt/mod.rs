@@ -320,6 +320,7 @@ impl Mqtt {
             one_by_one: self.one_by_one,
             ask_after: self.inbox.ask_after(),
             states: states(&self.world.device_id, self.world.clock.now()),
+            tls: (self.config.tls.clone()).map(|files| (self.config.host.clone(), files)),
         };
         Ok((stream, attempt))
     }

@@ -682,6 +682,45 @@ async fn tls_is_spoken_and_a_wrong_name_is_said_before_anything_is_sent() {
     assert_eq!(memory.delivered(), 0);
 }
 
+/// With TLS 1.3 it says so after the handshake, in answer to our CONNECT.
+#[tokio::test]
+async fn a_broker_that_refuses_our_certificate_is_a_matter_of_credentials() {
+    let settings = "allow_anonymous true\ncertfile DIR/server.pem\nkeyfile DIR/server.key\n\
+        require_certificate true\ncafile DIR/server.pem";
+    let broker = Mosquitto::start(settings).await;
+    let stranger = rcgen::generate_simple_self_signed(["device-7".to_owned()]).expect("made");
+    let (cert, key) = (
+        broker.dir.path().join("client.pem"),
+        broker.dir.path().join("client.key"),
+    );
+    std::fs::write(&cert, stranger.cert.pem()).expect("written");
+    std::fs::write(&key, stranger.signing_key.serialize_pem()).expect("written");
+    let without = Tls {
+        ca_file: Some(broker.dir.path().join("server.pem")),
+        ..Tls::default()
+    };
+    let with = Tls {
+        cert_file: Some(cert),
+        key_file: Some(key),
+        ..without.clone()
+    };
+    for (tls, words) in [
+        (without, "demands a client certificate"),
+        (with, "refused our client certificate"),
+    ] {
+        let mut config = config(broker.port);
+        config.host = "localhost".into();
+        config.tls = Some(tls);
+        let memory = Memory::of(some(1, 1));
+        let running = start(config, &memory);
+        running.until_state("open").await;
+        let why = running.uplink.status.borrow().last_error.clone();
+        assert!(why.as_deref().is_some_and(|why| why.contains(words)), "{why:?}");
+        running.finish().await;
+        assert_eq!(memory.delivered(), 0);
+    }
+}
+
 /// A broker that takes state messages and puts everything else off (0x97).
 /// Counts what it was sent.
 async fn full_broker() -> (u16, Arc<Mutex<u32>>) {

@@ -29,6 +29,7 @@ use super::packet::{self, Incoming, Limits, RECEIVE_MAXIMUM, Received, TooLarge,
 use super::piece::{Outgoing, Piece, PieceId};
 use super::reason::{self, Answer, End, Reaction};
 use super::topics::Topics;
+use crate::config::Tls;
 use crate::message::Qos;
 
 /// Bytes of publishes that may be unacknowledged: what a lost link makes us
@@ -90,6 +91,8 @@ pub(super) struct Attempt {
     pub(super) ask_after: Duration,
     /// The retained payloads, in order: birth, last will, clean end.
     pub(super) states: States,
+    /// The server's name and our TLS files, to say what its alerts mean.
+    pub(super) tls: Option<(String, Tls)>,
 }
 
 /// What stands on the state topic, as JSON.
