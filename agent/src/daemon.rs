@@ -131,6 +131,7 @@ impl Daemon {
         let identity = Identity::find(&config);
         let clock = Clock::new(config.clock.clone());
         let spool = open_spool(&config, &identity, &clock)?;
+        identity.keep(&config.paths.state);
         let cannot_bind = |error: door::DoorError| Failure::Start(error.to_string());
         let local = door::bind(&config.paths.socket, "paths.socket")
             .await

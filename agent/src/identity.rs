@@ -7,7 +7,7 @@
 //! 3. one derived from the machine id;
 //! 4. one derived from the firmware's product UUID (DMI);
 //! 5. the host name, with a warning, unless it is `localhost`;
-//! 6. `unknown-` and random digits, with a warning.
+//! 6. `unknown-` and random digits, kept in the state folder, with a warning.
 //!
 //! machine-id(5) asks not to show the machine id to anybody, so it and the
 //! UUID go through SHA-256 together with a fixed name of this program; the
@@ -17,6 +17,8 @@
 //! No file found here can stop the start: what is huge, binary, empty or a
 //! known placeholder counts as absent.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use sysinfo::System;
@@ -29,6 +31,10 @@ use crate::gauge::file;
 const APPLICATION: &[u8] = b"sonde device id 1\0";
 /// Longer ones are no serial numbers.
 const MAX_ID: usize = 128;
+/// In the state folder: an id that was made up, so that the next start is the same device.
+const KEPT: &str = "device-id";
+/// What such an id begins with.
+const MADE_UP: &str = "unknown-";
 const SERIALS: [&str; 2] = [
     "proc/device-tree/serial-number",
     "sys/firmware/devicetree/base/serial-number",
@@ -89,6 +95,22 @@ impl Identity {
             attributes,
         }
     }
+
+    /// Writes a made-up id into the state folder, which must be there: one small write, once.
+    ///
+    /// Without it each start would be a new device at collector and broker.
+    pub fn keep(&self, state: &Path) {
+        let path = state.join(KEPT);
+        if self.source != "random" || kept(&path).as_ref() == Some(&self.device_id) {
+            return;
+        }
+        if let Err(error) = replace(&path, &self.device_id) {
+            log::warn!(
+                "cannot keep the device.id that was made up: {}: {error}; the next start is another device. Set [device] id in the configuration",
+                path.display()
+            );
+        }
+    }
 }
 
 fn device_id(config: &Config, root: &Path, host_name: Option<&str>) -> (String, &'static str) {
@@ -113,12 +135,34 @@ fn device_id(config: &Config, root: &Path, host_name: Option<&str>) -> (String, 
         );
         return (name.to_owned(), "hostname");
     }
-    let mut id = "unknown-".to_owned();
-    push_hex(&mut id, &random());
+    let path = config.paths.state.join(KEPT);
+    let id = kept(&path).unwrap_or_else(|| {
+        let mut id = MADE_UP.to_owned();
+        push_hex(&mut id, &random());
+        id
+    });
     log::warn!(
-        "nothing identifies this device; it calls itself {id} until the agent restarts. Set [device] id in the configuration, or make /etc/machine-id with systemd-machine-id-setup"
+        "nothing identifies this device; it calls itself {id}, as kept in {}. Set [device] id in the configuration, or make /etc/machine-id with systemd-machine-id-setup",
+        path.display()
     );
     (id, "random")
+}
+
+/// An id that an earlier start made up.
+fn kept(path: &Path) -> Option<String> {
+    let id = file::small(path)?;
+    let digits = id.strip_prefix(MADE_UP)?;
+    let whole = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    whole.then_some(id)
+}
+
+/// A power cut leaves no file or a whole one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// A serial number that is not one of the placeholders of boards without one.
@@ -358,6 +402,42 @@ mod tests {
             found(&[("proc/sys/kernel/hostname", b"localhost\n")]).1,
             "random"
         );
+    }
+
+    #[test]
+    fn a_made_up_id_is_kept_in_the_state_folder() {
+        let dir = root(&[("proc/sys/kernel/hostname", b"localhost\n")]);
+        let mut config = crate::pipeline::tests::config(dir.path());
+        config.paths.state = dir.path().join("state");
+        std::fs::create_dir(&config.paths.state).unwrap();
+        let first = Identity::find(&config);
+        first.keep(&config.paths.state);
+        let second = Identity::find(&config);
+        assert_eq!(first.device_id, second.device_id);
+        assert_eq!(second.source, "random");
+        for broken in [
+            "",
+            "unknown-12",
+            "gateway",
+            &format!("unknown-{}", "x".repeat(32)),
+        ] {
+            std::fs::write(config.paths.state.join(KEPT), broken).unwrap();
+            assert_ne!(Identity::find(&config).device_id, first.device_id);
+        }
+        // What identifies the device wins over it.
+        first.keep(&config.paths.state);
+        config.device.id = Some("gw-1".into());
+        assert_eq!(Identity::find(&config).device_id, "gw-1");
+    }
+
+    #[test]
+    fn an_id_that_is_no_made_up_one_is_kept_nowhere() {
+        let dir = root(&[("etc/machine-id", ID)]);
+        let config = crate::pipeline::tests::config(dir.path());
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        Identity::find(&config).keep(&state);
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
     }
 
     #[test]

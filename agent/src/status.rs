@@ -98,7 +98,7 @@ pub struct Problem {
 pub struct DeviceStatus {
     /// `device.id`
     pub id: String,
-    /// Where the id came from: `config`, `device-tree`, `machine-id`, `hostname`.
+    /// Where the id came from: `config`, `device-tree`, `machine-id`, `dmi`, `hostname`, `random`.
     pub id_source: String,
     /// All resource attributes.
     pub attributes: BTreeMap<String, String>,

@@ -75,7 +75,11 @@ fi
 
 if [ -n "$root" ]; then
     say "installed into $root"
-    say "still to do in the image: the user and group 'sonde', and the service enabled"
+    if [ -n "$systemd" ]; then
+        say "still to do in the image: 'systemctl enable sonde' (--root=); systemd makes user and folders at the boot"
+    else
+        say "still to do in the image: the user and group 'sonde'; S90sonde makes the folders at each start"
+    fi
     exit 0
 fi
 

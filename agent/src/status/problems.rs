@@ -96,6 +96,13 @@ pub fn problems(status: &Status) -> Vec<Problem> {
              Add [uplink.otlp] or [uplink.mqtt] to the configuration.",
         ));
     }
+    if status.device.id_source == "random" {
+        found.push(warning(
+            "device",
+            "Nothing identifies this device: its device.id was made up and is kept in the state \
+             folder. Set [device] id, or make /etc/machine-id with systemd-machine-id-setup.",
+        ));
+    }
     for sensor in &status.sensors {
         let since_ns = status.clock.boot_ns.saturating_sub(sensor.since_boot_ns);
         let since_s = since_ns as f64 / 1e9;

@@ -715,7 +715,10 @@ async fn a_broker_that_refuses_our_certificate_is_a_matter_of_credentials() {
         let running = start(config, &memory);
         running.until_state("open").await;
         let why = running.uplink.status.borrow().last_error.clone();
-        assert!(why.as_deref().is_some_and(|why| why.contains(words)), "{why:?}");
+        assert!(
+            why.as_deref().is_some_and(|why| why.contains(words)),
+            "{why:?}"
+        );
         running.finish().await;
         assert_eq!(memory.delivered(), 0);
     }
