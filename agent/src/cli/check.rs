@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{FAILED, FINE, WRONG, complain, say};
-use crate::config::{self, Env, Loaded, Problems, Severity};
+use crate::config::{self, Env, Loaded, Problem, Problems, Severity};
+use crate::uplink::credentials;
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +23,17 @@ pub struct Options {
 
 /// Loads, prints, gives the verdict as exit code.
 pub fn run(options: &Options, env: &Env) -> ExitCode {
-    let loaded = config::load(options.config.as_deref(), env);
+    let mut loaded = config::load(options.config.as_deref(), env);
+    if let Ok(loaded) = &mut loaded {
+        for fault in credentials::faults(&loaded.config) {
+            loaded.warnings.0.push(Problem::warning(
+                loaded.settings.origin(fault.key),
+                fault.key,
+                fault.what,
+                "data waits until the files are right; no restart is needed",
+            ));
+        }
+    }
     let excerpts = match options.effective {
         true => std::io::stderr().is_terminal(),
         false => std::io::stdout().is_terminal(),

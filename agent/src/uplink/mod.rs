@@ -15,6 +15,7 @@ use crate::status::UplinkStatus;
 use crate::trace::Tracer;
 
 mod attempts;
+pub mod credentials;
 pub mod delivery;
 pub mod dial;
 mod http_status;

@@ -344,6 +344,19 @@ fn regular(path: &Path) -> std::io::Result<File> {
     }
 }
 
+/// What keeps the password in a file that can be read from being one.
+pub(super) fn password_fault(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match read_password(path) {
+        Err(end) => Some(end.text),
+        Ok(password) if password.is_empty() => Some(format!("{shown} is empty")),
+        Ok(password) if password.contains('\n') => Some(format!(
+            "{shown} has more than one line; all of them are the password"
+        )),
+        Ok(_) => None,
+    }
+}
+
 /// What the file holds, without the newline that editors end it with.
 fn read_password(path: &Path) -> Result<String, End> {
     let shown = path.display();
