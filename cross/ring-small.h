@@ -1,6 +1,6 @@
 /* Included before each C file of ring by cross/build, which has it compiled with OPENSSL_SMALL: P-256 and
  * curve25519 without their precomputed tables, as ring does on every processor but x86-64 and aarch64.
- * On these two its Rust half asks for one function more, that multiplies the generator by a public number
+ * There its Rust half asks for one function more, that multiplies the generator by a public number
  * and may take a time that tells it: the one that takes the same time for every number will do. */
 #ifndef __ASSEMBLER__
 /* SONDE_RING is what ring puts before each of its names: ring_core_0_17_14__. */
