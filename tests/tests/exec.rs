@@ -151,15 +151,17 @@ if pid == 0:
     os.environ["PS1"] = "$ "
     os.execv("/bin/bash", ["bash", "--norc", "--noprofile", "-i"])
 seen = b""
-def until(what, limit=15):
+def until(*whats, limit=15):
     global seen
     end = time.time() + limit
-    while what not in seen:
+    while not any(what in seen for what in whats):
         left = end - time.time()
         if left <= 0 or not select.select([fd], [], [], left)[0]:
-            print("NOT SEEN", what, seen.decode(errors="replace")); sys.exit(1)
+            print("NOT SEEN", whats, seen.decode(errors="replace")); sys.exit(1)
         seen += os.read(fd, 4096)
-    seen = seen.split(what, 1)[1]
+    came = min((what for what in whats if what in seen), key=seen.index)
+    seen = seen.split(came, 1)[1]
+    return came
 def typed(text): os.write(fd, text)
 E = sonde.encode() + b" exec --socket /nowhere -- "
 until(b"$ ")
@@ -216,7 +218,11 @@ fn job_control_stops_and_continues_it() {
         r#"
 typed(E + b"sh -c 'echo rea\"\"dy; read line; echo got-$line'\r")
 until(b"ready"); typed(b"\x1a"); until(b"Stopped"); until(b"$ ")
-typed(b"fg\r"); until(b"got-$line"); typed(b"hello\r"); until(b"got-hello")
+typed(b"fg\r")
+# bash may lose a key while it takes note of the stop. Had the stopped command eaten it, `hello` would not come back alone.
+while until(b"got-$line", b"not found") == b"not found":
+    until(b"$ "); typed(b"fg\r")
+typed(b"hello\r"); until(b"got-hello")
 "#,
     );
     assert!(told.contains("FINE"), "{told}");

@@ -71,7 +71,7 @@ names! {
     AGENT_END: Info "sonde.agent.end" ("boot" ["{boot}"]) ("reason", "evidence") "At a start: the agent's last run was stopped, or ended with its boot. docs/BOOT.md; stored as critical.";
     AGENT_FAILED: Warn "sonde.agent.failed" ("boot" ["{boot}"]) ("reason", "evidence") "At a start: the agent's last run ended otherwise. docs/BOOT.md; stored as critical.";
     BOOT_END: Info "sonde.boot.end" ("boot" ["{boot}"]) ("reason", "evidence") "Once a boot: the boot before it ended because somebody asked for it. docs/BOOT.md; stored as critical.";
-    BOOT_FAILED: Warn "sonde.boot.failed" ("boot" ["{boot}"]) ("reason", "evidence") "Once a boot: the boot before it ended otherwise, or nobody knows. docs/BOOT.md; stored as critical.";
+    BOOT_FAILED: Warn "sonde.boot.failed" ("boot" ["{boot}"]) ("reason", "evidence") "Once a boot: the boot before it ended otherwise, or nobody knows (not at the very first start). docs/BOOT.md; stored as critical.";
     RESUME: Info "sonde.host.resume" ("suspended" ["s"]) () "The machine was suspended for so long, and is awake again.";
     CONFIG_RELOAD: Info "sonde.config.reload" () () "The configuration was loaded again.";
     CONFIG_REFUSED: Warn "sonde.config.refused" () ("error") "A reload was refused; the old configuration stays.";
